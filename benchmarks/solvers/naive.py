@@ -1,0 +1,74 @@
+"""The obvious Newton in NumPy: a dense design, some thousand rows at a time, and full steps.
+
+Slow, but short enough to check by eye and right to rounding, so its solutions are the stored
+references. It shares no code with streamlr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from . import Solution
+from .loading import ROWS_AT_ONCE, Floats, factors, parquet_files
+
+TOLERANCE = 1e-9  # length of the last Newton step, in standard errors
+MAX_PASSES = 30
+
+
+def solve(path: str, target: str, features: list[str]) -> Solution:
+    """Maximum likelihood and standard errors from the inverse of the last Hessian."""
+    start = perf_counter()
+    levels = {name: column_levels(path, name) for name in factors(path, features)}
+    terms = ["Intercept"]
+    for name in features:
+        terms += [f"{name}[T.{level}]" for level in levels[name][1:]] if name in levels else [name]
+    coef = np.zeros(len(terms))
+    for _ in range(MAX_PASSES):
+        gradient, hessian = np.zeros(len(terms)), np.zeros((len(terms), len(terms)))
+        for X, y in blocks(path, target, features, levels):
+            with np.errstate(over="ignore"):  # exp(-eta) may overflow to infinity: p is then 0
+                p = 1.0 / (1.0 + np.exp(-(X @ coef)))
+            gradient += (y - p) @ X
+            hessian += (X * (p * (1.0 - p))[:, np.newaxis]).T @ X
+        step = np.linalg.solve(hessian, gradient)
+        coef += step
+        if np.sqrt(gradient @ step) < TOLERANCE:
+            break
+    else:
+        raise RuntimeError(f"not at the maximum after {MAX_PASSES} passes")
+    std_error = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    return {
+        "coef": dict(zip(terms, coef.tolist(), strict=True)),
+        "std_error": dict(zip(terms, std_error.tolist(), strict=True)),
+        "load_seconds": None,
+        "fit_seconds": perf_counter() - start,
+    }
+
+
+def column_levels(path: str, name: str) -> list[str]:
+    """The distinct values of a text column, sorted."""
+    column = pq.read_table(path, columns=[name], read_dictionary=[name])[name]
+    return sorted(pc.unique(column).cast("string").to_pylist())
+
+
+def blocks(
+    path: str, target: str, features: list[str], levels: dict[str, list[str]]
+) -> Iterator[tuple[Floats, Floats]]:
+    """For some thousand rows at a time the design (n, k), intercept first, and the target (n,)."""
+    for file in parquet_files(path):
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=[*features, target]):
+                parts = [np.ones(batch.num_rows)]
+                for name in features:
+                    if name in levels:
+                        codes = pc.index_in(batch[name], value_set=pa.array(levels[name]))
+                        parts.append(np.eye(len(levels[name]))[codes.to_numpy(), 1:])
+                    else:
+                        parts.append(batch[name].to_numpy())
+                yield np.column_stack(parts), batch[target].to_numpy().astype(np.float64)

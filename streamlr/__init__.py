@@ -1,0 +1,67 @@
+"""Exact logistic regression on tables larger than memory.
+
+    import streamlr
+    model = streamlr.fit("big.parquet", "late ~ dep_delay + C(carrier)")
+    print(model.summary())
+
+The house, from the top:
+
+    cli/            one file a command
+    fitting.py      the order of the story: names, profile, design, sample, Newton, inference, model
+    model.py        the fitted model; model_file.py writes and reads it; report/ prints it
+    prediction.py   scores new rows
+    aliasing.py     columns that are combinations of others
+    objective.py    loss, gradient and Hessian of a design: one pass an evaluation
+    passes/         threads or dask over parts, the merging tree, kept blocks, memory
+    newton.py       the driver and its certificate; separation.py, inference.py: arrays in, arrays out
+    design/         names and roles, profile, levels, encoding, conditioning
+    sources/        anything that holds a table, as parts of record batches
+    kernels/        compiled sums over a block of rows
+
+Only sums touch rows: a pass turns blocks of rows into small `Sums` and adds them together, and everything
+above a pass sees sums alone. Importing this package imports none of the above.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from streamlr.errors import ConvergenceWarning, SeparationError, StreamlrError
+
+if TYPE_CHECKING:
+    from streamlr.api import load, predict
+    from streamlr.fitting import fit
+    from streamlr.model import Model
+
+__version__ = "0.1.0"
+__all__ = [
+    "ConvergenceWarning",
+    "Model",
+    "SeparationError",
+    "StreamlrError",
+    "__version__",
+    "fit",
+    "load",
+    "predict",
+]
+
+_HOMES = {
+    "fit": "streamlr.fitting",
+    "Model": "streamlr.model",
+    "load": "streamlr.api",
+    "predict": "streamlr.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'streamlr' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,174 @@
+"""Columns that are exact combinations of earlier ones, decided by rows and not by a small pivot.
+
+year, its square and its cube in raw units leave a pivot of 1e-12 and are estimable; the sum of two other
+columns leaves one of 1e-16 and is not. So pivots only nominate. A pass forms the residual x_j - X gamma of
+each nominated column row by row: zero to rounding, the column is aliased; anything else becomes the basis
+column in its place, and the arithmetic is well conditioned again. Columns are taken in the order of the
+terms, so of several the earlier is kept, as in R.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack, solve_triangular
+
+from streamlr.newton import Evaluation
+from streamlr.objective import Objective
+
+Floats = NDArray[np.float64]
+
+# Share of a column's information that must be its own; below, it is looked at row by row. Above, solving
+# loses six digits of sixteen at most.
+NOMINATION = 1e-6
+# Units of rounding, relative to the sum of absolute terms, up to which a residual is zero.
+ROUNDING = 32 * np.finfo(np.float64).eps
+# gamma itself carries the rounding of the Hessian; it is refined until the residual is zero or stays put.
+REFINEMENTS = 6
+STAYS = 0.25
+ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Nomination:
+    """A column with little information of its own, and the combination of earlier ones nearest to it."""
+
+    column: int
+    gamma: Floats  # (active,), zero for columns that are not earlier or not kept
+    information: float  # what the Hessian leaves of it
+
+
+def settle_basis(objective: Objective, coef: Floats) -> tuple[Objective, Floats, Evaluation, list[int]]:
+    """Evaluate at `coef`, find aliased columns and condition the others.
+
+    Returns the objective in the settled basis, `coef` there, the evaluation and the aliased model columns.
+    """
+    evaluation = objective(coef)
+    magnitude = _magnitude(objective)
+    aliased: list[int] = []
+    cleared: set[int] = set()
+    for _ in range(ROUNDS):
+        active = np.flatnonzero(objective.basis.active)
+        skip = [place for place, column in enumerate(active) if column in cleared]
+        nominations, kept = nominate(evaluation.hessian, skip)
+        if not nominations:
+            break
+        residuals = _residuals(objective, coef, evaluation, nominations, kept, magnitude)
+        basis = objective.basis
+        dropped: list[int] = []
+        coef = coef.copy()
+        for nomination, (combination, square) in zip(nominations, residuals, strict=True):
+            column = int(active[nomination.column])
+            if square == 0.0:
+                # What the column said is now said by those it is made of: no row's eta changes.
+                share = coef[nomination.column]
+                coef = coef - share * combination
+                dropped.append(column)
+            elif objective.design.layout.slot_of_column[column] < objective.design.layout.dense:
+                gamma = objective.expand(-combination)
+                gamma[column] = 0.0
+                information = evaluation.hessian[nomination.column, nomination.column]
+                basis = basis.reduce(column, gamma, float(np.sqrt(information / square)))
+            else:
+                cleared.add(column)
+        aliased.extend(dropped)
+        whole = objective.expand(coef)
+        conditioned = objective.basis.to_conditioned(whole)
+        basis = basis.without(np.array(dropped, dtype=np.int64))
+        moved = objective.with_basis(basis)
+        if basis.stretch != objective.basis.stretch:
+            coef = basis.from_conditioned(conditioned)[basis.active]
+            objective = moved
+            evaluation = objective(coef)
+        else:
+            stay = np.flatnonzero(basis.active[active])
+            coef = coef[stay]
+            objective = moved
+            evaluation = Evaluation(
+                evaluation.loss,
+                evaluation.gradient[stay],
+                evaluation.hessian[np.ix_(stay, stay)],
+                objective.box(),
+                evaluation.least_curvature,
+            )
+    return objective, coef, evaluation, sorted(aliased)
+
+
+def nominate(hessian: Floats, skip: list[int]) -> tuple[list[Nomination], NDArray[np.int64]]:
+    """Columns whose pivot in a Cholesky factor taken in order is small, and the columns kept without them.
+
+    `skip`: columns that are kept whatever their pivot.
+    """
+    k = len(hessian)
+    diagonal = np.diagonal(hessian)
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    scaled = hessian / np.multiply.outer(scale, scale)
+    factor, info = lapack.dpotrf(scaled, lower=1)
+    small = np.diagonal(factor) ** 2 < NOMINATION
+    small[skip] = False
+    if info == 0 and not small.any():
+        return [], np.arange(k)
+    nominations = []
+    kept: list[int] = []
+    lower = np.zeros((k, k))
+    for column in range(k):
+        m = len(kept)
+        row = solve_triangular(lower[:m, :m], scaled[kept, column], lower=True) if m else np.empty(0)
+        pivot = scaled[column, column] - row @ row
+        if pivot < NOMINATION and (column not in skip or pivot <= 0.0):
+            gamma = np.zeros(k)
+            if m:
+                gamma[kept] = solve_triangular(lower[:m, :m], row, lower=True, trans=1)
+            gamma *= scale[column] / scale
+            nominations.append(Nomination(column, gamma, float(pivot * diagonal[column])))
+            continue
+        lower[m, :m] = row
+        lower[m, m] = np.sqrt(pivot)
+        kept.append(column)
+    return nominations, np.array(kept, dtype=np.int64)
+
+
+def _residuals(
+    objective: Objective,
+    coef: Floats,
+    evaluation: Evaluation,
+    nominations: list[Nomination],
+    kept: NDArray[np.int64],
+    magnitude: Floats,
+) -> list[tuple[Floats, float]]:
+    """For every nomination the residual's combination (active,) and its weighted square, 0.0 when aliased."""
+    k = len(evaluation.gradient)
+    combinations = np.array([np.eye(k)[n.column] - n.gamma for n in nominations])
+    squares_before = np.array([max(n.information, 0.0) for n in nominations])
+    settled: dict[int, tuple[Floats, float]] = {}
+    hessian = evaluation.hessian[np.ix_(kept, kept)]
+    for _ in range(REFINEMENTS):
+        open_ = [i for i in range(len(nominations)) if i not in settled]
+        whole = np.array([objective.expand(combinations[i]) for i in open_])
+        extent, squares, products = objective.probe(coef, whole)
+        products = products[:, objective.basis.active]
+        for place, i in enumerate(open_):
+            terms = np.abs(objective.basis.to_conditioned(whole[place]))
+            if extent[place] <= ROUNDING * float(terms @ magnitude):
+                settled[i] = combinations[i], 0.0
+            elif squares[place] >= STAYS * squares_before[i] > 0.0:
+                settled[i] = combinations[i], float(squares[place])
+            else:
+                earlier = kept < nominations[i].column
+                places = kept[earlier]
+                inner = hessian[np.ix_(earlier, earlier)]
+                combinations[i, places] -= np.linalg.solve(inner, products[place, places])
+                squares_before[i] = squares[place]
+        if len(settled) == len(nominations):
+            break
+    return [settled.get(i, (combinations[i], float(squares_before[i]))) for i in range(len(nominations))]
+
+
+def _magnitude(objective: Objective) -> Floats:
+    """(k,) largest |x| of every column in the scale of its z, before centring: what its rounding goes by."""
+    magnitude = objective.extent()
+    basis = objective.basis
+    magnitude[basis.numeric_columns] += np.abs(basis.centre) * basis.scale
+    return magnitude

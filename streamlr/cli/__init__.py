@@ -1,0 +1,48 @@
+"""The program `streamlr`: one file a command, imported when it is used, so that --help stays instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from streamlr import __version__
+
+# Command and what it does; the function of the same name stands in the module of the same name.
+COMMANDS = {
+    "fit": "Fit a model, print its summary, write the model file with -o.",
+    "predict": "Write probabilities of new rows as Parquet.",
+    "summary": "Print a saved model again, without its data.",
+    "explain": "Say what a fit would do, from metadata alone.",
+    "demo": "Write a small real data set here and fit it.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, in the order they are told."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"streamlr.cli.{cmd_name}_command"), "command")  # noqa: B009
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands for --help, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="streamlr")
+def main() -> None:
+    """Exact logistic regression on tables larger than memory.
+
+    Results go to stdout, progress and messages to stderr.
+    """

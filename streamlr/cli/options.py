@@ -1,0 +1,176 @@
+"""Options that commands share, and the words of a command line as the arguments of the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FORMATS = ("text", "json", "csv", "markdown", "latex")
+
+
+class Size(click.ParamType):
+    """A size in bytes: 512MB, 4GB, 1.5GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes; misuse is a usage error."""
+        from streamlr.errors import StreamlrError
+        from streamlr.passes.memory import parse_size
+
+        try:
+            return parse_size(value)
+        except StreamlrError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Assignment(click.ParamType):
+    """COL=VALUE; the column may hold an equals sign itself."""
+
+    name = "col=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text, checked to have two sides."""
+        name, equals, level = str(value).partition("=")
+        if not (name and equals and level):
+            self.fail(f"{value!r} is not of the form COL=VALUE", param, ctx)
+        return str(value)
+
+
+data_argument = click.argument("data", nargs=-1, required=True, metavar="DATA...")
+format_option = click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="Form of the result.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Worker threads; default all cores. Results do not depend on it.",
+)
+memory_option = click.option(
+    "--memory", type=Size(), metavar="SIZE", help="Resident size to keep to, such as 4GB."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="Nothing on stderr but errors.")
+
+
+def column_options(command: Command) -> Command:
+    """The options that give columns their roles."""
+    options = [
+        click.option("-y", "--target", metavar="COL", help="The outcome, a column with two values."),
+        click.option(
+            "-x", "--features", multiple=True, metavar="COL,COL", help="Columns to use; default all others."
+        ),
+        click.option("--exclude", multiple=True, metavar="COL,COL", help="Columns not to use."),
+        click.option("-f", "--formula", metavar="TEXT", help='Such as "late ~ dep_delay + C(carrier)".'),
+        click.option(
+            "--categorical", multiple=True, metavar="COL,COL", help="Numeric columns to code as factors."
+        ),
+        click.option("--numeric", multiple=True, metavar="COL,COL", help="Other columns to read as numbers."),
+        click.option(
+            "--reference",
+            multiple=True,
+            type=Assignment(),
+            metavar="COL=LEVEL",
+            help="The level without a term.",
+        ),
+        click.option("--positive", metavar="LEVEL", help="The value of the target that counts as 1."),
+        click.option(
+            "--missing",
+            type=click.Choice(["drop", "error"]),
+            default="drop",
+            show_default=True,
+            help="What happens to rows with missing values.",
+        ),
+        click.option("--weights", metavar="COL", help="Row weights."),
+        click.option(
+            "--weight-type",
+            type=click.Choice(["frequency", "analytic"]),
+            default="frequency",
+            show_default=True,
+            help="Whether a row of weight 3 is three rows or one of higher precision.",
+        ),
+        click.option("--offset", metavar="COL", help="Added to the linear predictor."),
+        click.option("--trials", metavar="COL", help="Number of trials; the target then counts successes."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def column_lists(values: Sequence[str], names: Sequence[str]) -> list[str]:
+    """COL,COL options as a list of columns; an exact column name wins over splitting at commas."""
+    columns = []
+    for value in values:
+        pieces = [value] if value in names else value.split(",")
+        columns.extend(piece.strip() if piece not in names else piece for piece in pieces)
+    return [column for column in columns if column]
+
+
+def assignments(values: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """COL=VALUE options as a dict; the longest column name before an equals sign wins."""
+    pairs = {}
+    for value in values:
+        cuts = [i for i, character in enumerate(value) if character == "="]
+        cut = max((i for i in cuts if value[:i] in names), default=cuts[0])
+        pairs[value[:cut]] = value[cut + 1 :]
+    return pairs
+
+
+def column_arguments(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `column_options` as keyword arguments of `streamlr.fit`."""
+    arguments = dict(options)
+    for key in ("exclude", "categorical", "numeric"):
+        arguments[key] = column_lists(options[key], names)
+    arguments["features"] = column_lists(options["features"], names) if options["features"] else None
+    arguments["reference"] = assignments(options["reference"], names)
+    return arguments
+
+
+@contextmanager
+def errors_as_messages(log_json: bool = False) -> Iterator[None]:
+    """Library errors as one message and an exit code: 1 for data and model, 4 for separation, 130 for Ctrl-C."""
+    from streamlr.errors import SeparationError, StreamlrError
+
+    try:
+        yield
+    except StreamlrError as error:
+        if log_json:
+            click.echo(json.dumps({"event": "error", "message": str(error)}), err=True)
+        else:
+            click.echo(f"Error: {error}", err=True)
+        sys.exit(4 if isinstance(error, SeparationError) else 1)
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our stdout has gone (`| head`); there is nobody left to tell.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def print_result(result: Mapping[str, Any], about: Mapping[str, Any], format_: str) -> None:
+    """Write a result to stdout in the form asked for."""
+    from streamlr.report import tables
+    from streamlr.report.text import Summary
+
+    if format_ == "text":
+        click.echo(str(Summary(result, about)))
+        return
+    writers = {
+        "json": tables.to_json,
+        "csv": tables.to_csv,
+        "markdown": tables.to_markdown,
+        "latex": tables.to_latex,
+    }
+    click.echo(writers[format_](result))

@@ -1,0 +1,124 @@
+"""The basis that Newton works in, and the exact way back from it to the user's columns.
+
+Numeric columns are centred and scaled, and a column that is nearly a combination of earlier ones has that
+combination taken out row by row:
+
+    z_j = (x_j - centre_j) scale_j          b_j = (z_j - sum over i before j of gamma_ji b_i) stretch_j
+
+Both only condition the arithmetic: coefficients and covariances are mapped back by exact linear algebra, so
+centre, scale and gamma may come from a sample. `active` leaves out columns without an estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.design.layout import Layout
+from streamlr.kernels.tile import Conditioning
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Conditioning of a layout; `reduced` and `gamma` are in model columns, ascending."""
+
+    layout: Layout
+    centre: Floats  # (q,)
+    scale: Floats  # (q,)
+    active: NDArray[np.bool_]  # (k,)
+    reduced: tuple[int, ...] = ()
+    gamma: tuple[Floats, ...] = ()  # each (k,)
+    stretch: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, layout: Layout, centre: Floats, scale: Floats) -> Basis:
+        """Centred and scaled, nothing taken out. Without an intercept centring would change the model."""
+        if not layout.intercept:
+            centre = np.zeros_like(centre)
+        return cls(layout, centre, scale, np.ones(layout.columns, dtype=np.bool_))
+
+    def conditioning(self) -> Conditioning:
+        """The arrays that kernels take."""
+        layout = self.layout
+        slots = layout.slot_of_column
+        gamma = np.zeros((len(self.reduced), layout.slots))
+        for row, values in zip(gamma, self.gamma, strict=True):
+            row[slots] = values
+        return Conditioning(
+            intercept=layout.intercept,
+            centre=self.centre,
+            scale=self.scale,
+            starts=layout.starts,
+            reduced=slots[list(self.reduced)].astype(np.int64),
+            gamma=gamma,
+            stretch=np.array(self.stretch, dtype=np.float64),
+        )
+
+    def without(self, columns: NDArray[np.int64]) -> Basis:
+        """The same basis with some columns inactive."""
+        active = self.active.copy()
+        active[columns] = False
+        return replace(self, active=active)
+
+    def reduce(self, column: int, gamma: Floats, stretch: float) -> Basis:
+        """Take `gamma` (k,), a combination of earlier basis columns, out of a dense column."""
+        reduced = dict(zip(self.reduced, zip(self.gamma, self.stretch, strict=True), strict=True))
+        if column in reduced:
+            old_gamma, old_stretch = reduced[column]
+            # b' = (b - gamma b_earlier) stretch with b = (z - old_gamma b_earlier) old_stretch
+            gamma, stretch = old_gamma + gamma / old_stretch, old_stretch * stretch
+        reduced[column] = (gamma, stretch)
+        columns = tuple(sorted(reduced))
+        return replace(
+            self,
+            reduced=columns,
+            gamma=tuple(reduced[c][0] for c in columns),
+            stretch=tuple(reduced[c][1] for c in columns),
+        )
+
+    def to_conditioned(self, values: Floats) -> Floats:
+        """Coefficients of the basis columns, (k, ...), as coefficients of the z columns."""
+        out = np.array(values, dtype=np.float64)
+        for column, gamma, stretch in reversed(
+            list(zip(self.reduced, self.gamma, self.stretch, strict=True))
+        ):
+            out[column] *= stretch
+            out -= np.multiply.outer(gamma, out[column])
+        return out
+
+    def from_conditioned(self, values: Floats) -> Floats:
+        """The way back of `to_conditioned`, which keeps the linear predictor of every row."""
+        out = np.array(values, dtype=np.float64)
+        for column, gamma, stretch in zip(self.reduced, self.gamma, self.stretch, strict=True):
+            out += np.multiply.outer(gamma, out[column])
+            out[column] /= stretch
+        return out
+
+    def to_raw(self, values: Floats) -> Floats:
+        """Coefficients of the basis columns, (k, ...), as coefficients of the user's columns."""
+        out = self.to_conditioned(values)
+        numeric = self.numeric_columns
+        scale = self.scale.reshape((-1,) + (1,) * (out.ndim - 1))
+        out[numeric] *= scale
+        if self.layout.intercept:
+            intercept = int(np.flatnonzero(self.layout.slot_of_column == 0)[0])
+            out[intercept] -= np.tensordot(self.centre, out[numeric], axes=1)
+        return out
+
+    def covariance_to_raw(self, covariance: Floats) -> Floats:
+        """(k, k) covariance of basis coefficients as that of the user's."""
+        half = self.to_raw(covariance)
+        whole = self.to_raw(half.T)
+        return 0.5 * (whole + whole.T)
+
+    @property
+    def numeric_columns(self) -> NDArray[np.int64]:
+        """(q,) model column of each numeric column."""
+        layout = self.layout
+        column_of_slot = np.empty(layout.slots, dtype=np.int64)
+        column_of_slot[layout.slot_of_column] = np.arange(layout.columns)
+        return column_of_slot[layout.intercept : layout.dense]

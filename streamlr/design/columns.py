@@ -1,0 +1,139 @@
+"""Arrow columns as arrays: which types are numbers, which are factors, and how each becomes one."""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from streamlr.errors import StreamlrError
+
+Level = str | bool | int | float
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Integers, floats of every width, and decimals."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Any of Arrow's string types."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_factor(kind: pa.DataType) -> bool:
+    """Text, booleans, and dictionaries of text, booleans or numbers: factors unless told otherwise."""
+    if pa.types.is_dictionary(kind):
+        return is_factor(kind.value_type) or is_number(kind.value_type)
+    return is_text(kind) or bool(pa.types.is_boolean(kind))
+
+
+def why_unusable(kind: pa.DataType) -> str | None:
+    """Why a column of this type can be no term, or None where it can."""
+    if is_number(kind) or is_factor(kind):
+        return None
+    if pa.types.is_null(kind):
+        return "all null"
+    if pa.types.is_temporal(kind):
+        return f"date or time ({kind})"
+    if pa.types.is_nested(kind):
+        return f"nested type ({kind})"
+    return f"type {kind}"
+
+
+def fits_float32(kind: pa.DataType) -> bool:
+    """Whether every value of the type is a float32 exactly."""
+    return kind in (pa.float32(), pa.float16(), pa.int8(), pa.int16(), pa.uint8(), pa.uint16())
+
+
+def numbers(array: pa.Array, column: str) -> NDArray[Any]:
+    """The values of a column as a NumPy array of its own width; null becomes NaN.
+
+    Text is read as numbers, booleans as 0 and 1. Raises `StreamlrError` for text that is no number.
+    """
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        array = array.dictionary_decode()
+        kind = array.type
+    if pa.types.is_boolean(kind):
+        array = array.cast(pa.uint8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        try:
+            array = array.cast(pa.float64())
+        except pa.ArrowException as error:
+            raise StreamlrError(f"column '{column}' ({kind}) cannot be read as numbers: {error}") from error
+    return array.to_numpy(zero_copy_only=False)
+
+
+def coded(array: pa.Array) -> pa.DictionaryArray:
+    """A column as dictionary codes, whatever its type."""
+    return array if pa.types.is_dictionary(array.type) else pc.dictionary_encode(array)
+
+
+def level_of(value: Any) -> Level | None:
+    """A dictionary entry as a level: None for null and NaN, floats for decimals."""
+    if value is None:
+        return None
+    if isinstance(value, decimal.Decimal):
+        value = float(value)
+    if isinstance(value, float) and value != value:
+        return None
+    return value  # type: ignore[no-any-return]
+
+
+class Recoder:
+    """Turns dictionary codes into codes of one's own, remembering the last dictionary it saw.
+
+    Every row group has its own dictionary, and a column that fell back to plain pages a new one each batch,
+    so codes are only ever compared through the entries they stand for. Entries that `code_of` has no code
+    for are its business; null and NaN get `missing`.
+    """
+
+    def __init__(self, code_of: Callable[[Level], int], missing: int) -> None:
+        self._code_of = code_of
+        self._missing = missing
+        self._dictionary: pa.Array | None = None
+        self._table = np.empty(0, dtype=np.int32)
+
+    def codes(self, array: pa.Array) -> NDArray[np.int32]:
+        """Own codes of every row, (n,) int32."""
+        codes = coded(array)
+        if self._dictionary is None or not codes.dictionary.equals(self._dictionary):
+            levels = (level_of(value) for value in codes.dictionary.to_pylist())
+            own = [self._missing if level is None else self._code_of(level) for level in levels]
+            # The last entry is where null rows point.
+            self._table = np.array([*own, self._missing], dtype=np.int32)
+            self._dictionary = codes.dictionary
+        indices = codes.indices
+        if indices.null_count:
+            indices = pc.fill_null(indices.cast(pa.int64()), len(codes.dictionary))
+        return self._table[indices.to_numpy(zero_copy_only=False)]
+
+
+def sorted_levels(levels: Iterable[Level]) -> list[Level]:
+    """Numbers as numbers, text by code point, False before True."""
+    return sorted(levels, key=lambda level: level)  # type: ignore[arg-type,return-value]
+
+
+def find_level(wanted: Any, levels: Iterable[Level]) -> Level | None:
+    """The level that a user's word means: equal to it, written like it, or the same number."""
+    choices = list(levels)
+    for level in choices:
+        if type(level) is type(wanted) and level == wanted:
+            return level
+    for level in choices:
+        if str(level) == str(wanted):
+            return level
+    for level in choices:
+        if not isinstance(level, str):
+            try:
+                if float(wanted) == float(level):
+                    return level
+            except (TypeError, ValueError):
+                return None
+    return None

@@ -1,0 +1,120 @@
+"""How coefficients are numbered: model columns in the order of the terms, slots in the order of the kernels.
+
+Model columns are what a user sees: the intercept, then term after term. Slots are where kernels keep them:
+dense columns first, then for each factor one slot for "no column" and one a level. A layout is the map
+between the two and where every table of the Hessian lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`order` names the terms as they stand in the model: -1 the intercept, 0 ... q - 1 the numeric columns,
+    q + f factor f; `levels` has the number of columns of each factor."""
+
+    order: tuple[int, ...]
+    numeric: int
+    levels: tuple[int, ...]
+
+    @property
+    def intercept(self) -> int:
+        """1 with an intercept, else 0."""
+        return int(-1 in self.order)
+
+    @property
+    def dense(self) -> int:
+        """Number of dense columns: intercept and numbers."""
+        return self.intercept + self.numeric
+
+    @property
+    def padded(self) -> int:
+        """`dense` rounded up so that blocks of 4 and of 3 columns both end inside."""
+        return max(-(-self.dense // 4) * 4, -(-self.dense // 3) * 3)
+
+    @cached_property
+    def widths(self) -> NDArray[np.int64]:
+        """(c,) slots of each factor."""
+        return np.array([count + 1 for count in self.levels], dtype=np.int64)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(c,) first slot of each factor."""
+        return self.dense + np.cumsum(self.widths) - self.widths
+
+    @property
+    def factor_slots(self) -> int:
+        """Number of slots of all factors."""
+        return int(self.widths.sum())
+
+    @property
+    def slots(self) -> int:
+        """Number of slots."""
+        return self.dense + self.factor_slots
+
+    @cached_property
+    def pair_starts(self) -> NDArray[np.int64]:
+        """(c, c) where the table of factors f < g begins among all pair tables."""
+        starts = np.zeros((len(self.levels), len(self.levels)), dtype=np.int64)
+        at = 0
+        for f, rows in enumerate(self.widths):
+            for g in range(f + 1, len(self.levels)):
+                starts[f, g] = at
+                at += int(rows * self.widths[g])
+        return starts
+
+    @property
+    def pair_cells(self) -> int:
+        """Number of cells of all pair tables."""
+        total = int(self.widths.sum())
+        return (total * total - int((self.widths**2).sum())) // 2
+
+    @cached_property
+    def slot_of_column(self) -> NDArray[np.int64]:
+        """(k,) the slot of every model column."""
+        slots: list[int] = []
+        for term in self.order:
+            if term < self.numeric:
+                slots.append(0 if term < 0 else self.intercept + term)
+            else:
+                start = int(self.starts[term - self.numeric]) + 1
+                slots.extend(range(start, start + self.levels[term - self.numeric]))
+        return np.array(slots, dtype=np.int64)
+
+    @cached_property
+    def group_of_column(self) -> NDArray[np.int64]:
+        """(k,) place of the column's term; of one factor's columns a row has at most one."""
+        groups: list[int] = []
+        for place, term in enumerate(self.order):
+            groups.extend([place] * (self.levels[term - self.numeric] if term >= self.numeric else 1))
+        return np.array(groups, dtype=np.int64)
+
+    @property
+    def columns(self) -> int:
+        """k, the number of model columns."""
+        return self.dense + sum(self.levels)
+
+    def to_slots(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(k,) by model column to (slots,); "no column" gets zero."""
+        slots = np.zeros(self.slots)
+        slots[self.slot_of_column] = values
+        return slots
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of a tile: the tile and its work arrays stay in a second-level cache of 1 MB."""
+        if self.padded <= 64:
+            return 1024
+        return 512 if self.padded <= 128 else 256
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows decoded at once: about 16 MB of columns, so that a wide table streams in little memory."""
+        width = 8 * (self.numeric + 2) + 4 * len(self.levels)
+        return int(np.clip((1 << 24) // width // 1024 * 1024, 1024, 65_536))

@@ -1,0 +1,290 @@
+"""What a pass over the rows teaches before a design can be frozen: levels, outcomes, counts, faults.
+
+The profile reads the outcome, the factors, weights and the like, and those numeric columns whose metadata do
+not rule out nulls, because levels count only in rows that are used. It is a pass like any other: sums are
+added batch by batch and merged part by part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from streamlr.design.columns import Level, coded, level_of, numbers
+from streamlr.design.spec import Spec
+
+# A factor beyond this is given up with advice; a dense Hessian of this many columns would need 80 GB.
+MAXIMUM_LEVELS = 100_000
+# More outcomes than this are not listed; two are wanted.
+MAXIMUM_OUTCOMES = 1_000
+ROWS, FIRST, SECOND, OTHER = range(4)
+
+
+@dataclass(frozen=True)
+class ProfileTask:
+    """What to profile: the columns, and levels whose rows are set aside already."""
+
+    spec: Spec
+    columns: tuple[str, ...]
+    factors: tuple[str, ...]
+    set_aside: Mapping[str, frozenset[Level]]
+    batch_rows: int = 65_536
+
+    def __call__(self, part: Any) -> ProfileSums:
+        """The sums of one part."""
+        sums = ProfileSums()
+        for batch in part.read(self.columns, self.factors, self.batch_rows):
+            sums.add(batch, self)
+        sums.flush()
+        return sums
+
+
+@dataclass
+class LevelCounts:
+    """Rows used and weight by outcome of every level of a factor; `counts` is None above the cap."""
+
+    counts: dict[Level, NDArray[np.float64]] | None = field(default_factory=dict)
+    dictionary: pa.Array | None = None
+    table: NDArray[np.float64] | None = None  # (entries, 4) of the dictionary at hand
+    passed_over: set[Level] = field(default_factory=set)  # levels of rows that are not used
+
+    def add(
+        self, codes: pa.DictionaryArray, keep: NDArray[np.bool_], outcomes: list[NDArray[np.float64]]
+    ) -> None:
+        """Count the rows kept; `outcomes` are their weights in each of the four columns."""
+        if self.counts is None:
+            return
+        if self.dictionary is None or not codes.dictionary.equals(self.dictionary):
+            self.flush()
+            self.dictionary = codes.dictionary
+            self.table = np.zeros((len(codes.dictionary), 4))
+        indices = codes.indices
+        if indices.null_count:
+            indices = pc.fill_null(indices, 0)  # such rows are never kept
+        entries = indices.to_numpy(zero_copy_only=False)
+        used = entries[keep]
+        if used.size < entries.size and len(self.passed_over) <= MAXIMUM_LEVELS:
+            others = np.unique(entries[~keep & np.asarray(codes.is_valid())])
+            self.passed_over.update(
+                level
+                for level in map(level_of, self.dictionary.take(pa.array(others)).to_pylist())
+                if level is not None
+            )
+        assert self.table is not None
+        for column, weights in enumerate(outcomes):
+            if weights.size:
+                self.table[:, column] += np.bincount(used, weights=weights, minlength=len(self.table))
+
+    def flush(self) -> None:
+        """Move the counts of the dictionary at hand to the levels that its entries stand for."""
+        if self.table is None or self.dictionary is None or self.counts is None:
+            return
+        used = np.flatnonzero(self.table[:, ROWS])
+        for entry, value in zip(used, self.dictionary.take(pa.array(used)).to_pylist(), strict=True):
+            level = level_of(value)
+            if level is not None:
+                known = self.counts.get(level)
+                self.counts[level] = self.table[entry] + (0.0 if known is None else known)
+        self.dictionary = self.table = None
+        if len(self.counts) > MAXIMUM_LEVELS:
+            self.counts = None
+
+    def merge(self, other: LevelCounts, columns: Sequence[int]) -> None:
+        """Add another part's counts, whose columns are ours in the order `columns`."""
+        self.passed_over |= other.passed_over
+        if self.counts is None or other.counts is None:
+            self.counts = None
+            return
+        for level, theirs in other.counts.items():
+            moved = np.zeros(4)
+            np.add.at(moved, list(columns), theirs)
+            known = self.counts.get(level)
+            self.counts[level] = moved if known is None else known + moved
+        if len(self.counts) > MAXIMUM_LEVELS:
+            self.counts = None
+
+
+@dataclass
+class ProfileSums:
+    """Counts over rows; `outcomes` are the target's values with their rows, in the order they came."""
+
+    rows_read: int = 0
+    rows_used: int = 0
+    rows_set_aside: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    infinite: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[Level, int] = field(default_factory=dict)
+    outcome_weight: dict[Level, float] = field(default_factory=dict)
+    factors: dict[str, LevelCounts] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    successes: float = 0.0
+    failures: float = 0.0
+
+    def add(self, batch: pa.RecordBatch, task: ProfileTask) -> None:
+        """Count the rows of a batch."""
+        spec = task.spec
+        n = batch.num_rows
+        self.rows_read += n
+        values: dict[str, NDArray[Any]] = {}
+        codes: dict[str, pa.DictionaryArray] = {}
+        missing: dict[str, NDArray[np.bool_]] = {}
+        for name, array in zip(task.columns, batch.columns, strict=True):
+            if name in task.factors or (name == spec.target and spec.trials is None):
+                codes[name] = coded(array)
+                missing[name] = _missing_codes(codes[name])
+            else:
+                values[name] = numbers(array, name)
+                missing[name] = np.isnan(values[name])
+        weight = self._checked_weight(values, spec, n)
+        keep = np.ones(n, dtype=np.bool_)
+        for name, mask in missing.items():
+            count = int(mask.sum())
+            if count and name != spec.weights:
+                self.missing[name] += count
+                keep &= ~mask
+        aside = np.zeros(n, dtype=np.bool_)
+        for name, levels in task.set_aside.items():
+            aside |= _is_level(codes[name], levels)
+        aside &= keep
+        self.rows_set_aside += int(aside.sum())
+        keep &= ~aside
+        self.rows_used += int(keep.sum())
+        for name, column in values.items():
+            self._add_range(name, column[keep])
+        outcomes = self._outcome_weights(codes, values, spec, keep, weight)
+        for name in task.factors:
+            self.factors.setdefault(name, LevelCounts()).add(codes[name], keep, outcomes)
+
+    def _checked_weight(self, values: Mapping[str, NDArray[Any]], spec: Spec, n: int) -> NDArray[np.float64]:
+        if spec.weights is None:
+            return np.ones(n)
+        weight = values[spec.weights].astype(np.float64)
+        self.faults["weight missing"] += int(np.isnan(weight).sum())
+        weight = np.nan_to_num(weight, nan=0.0)
+        self.faults["weight negative"] += int((weight < 0).sum())
+        self.faults["weight infinite"] += int(np.isinf(weight).sum())
+        self.faults["weight fractional"] += int((np.isfinite(weight) & (weight != np.floor(weight))).sum())
+        return weight
+
+    def _add_range(self, name: str, column: NDArray[Any]) -> None:
+        if not column.size:
+            return
+        low, high = float(column.min()), float(column.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            self.infinite[name] += int(np.isinf(column).sum())
+        known = self.ranges.get(name)
+        self.ranges[name] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
+
+    def _outcome_weights(
+        self,
+        codes: Mapping[str, pa.DictionaryArray],
+        values: Mapping[str, NDArray[Any]],
+        spec: Spec,
+        keep: NDArray[np.bool_],
+        weight: NDArray[np.float64],
+    ) -> list[NDArray[np.float64]]:
+        """Of the rows kept: ones, weight in the first outcome, in the second, in any other."""
+        w = weight[keep]
+        nothing = np.empty(0)
+        if spec.trials is not None:
+            success = values[spec.target][keep].astype(np.float64)
+            trials = values[spec.trials][keep].astype(np.float64)
+            self.faults["successes not whole"] += int((success != np.floor(success)).sum())
+            self.faults["trials not whole"] += int((trials != np.floor(trials)).sum())
+            self.faults["successes negative"] += int((success < 0).sum())
+            self.faults["successes above trials"] += int((success > trials).sum())
+            self.successes += float((w * success).sum())
+            self.failures += float((w * (trials - success)).sum())
+            return [np.ones(w.size), w * success, w * (trials - success), nothing]
+        if len(self.outcomes) >= MAXIMUM_OUTCOMES:  # an error already; do not spend time on counting it
+            return [np.ones(w.size), nothing, nothing, nothing]
+        target = codes[spec.target]
+        places = []
+        for value in target.dictionary.to_pylist():
+            level = level_of(value)
+            places.append(OTHER if level is None else level)
+        indices = target.indices
+        if indices.null_count:
+            indices = pc.fill_null(indices, 0)
+        used = indices.to_numpy(zero_copy_only=False)[keep]
+        rows = np.bincount(used, minlength=len(places))
+        weights = np.bincount(used, weights=w, minlength=len(places))
+        column_of = np.full(max(len(places), 1), OTHER)
+        for entry in np.flatnonzero(rows):
+            level = places[entry]
+            if level not in self.outcomes and len(self.outcomes) >= MAXIMUM_OUTCOMES:
+                continue
+            self.outcomes[level] = self.outcomes.get(level, 0) + int(rows[entry])
+            self.outcome_weight[level] = self.outcome_weight.get(level, 0.0) + float(weights[entry])
+            column_of[entry] = self._column(level)
+        column = column_of[used]
+        return [
+            np.ones(w.size),
+            np.where(column == FIRST, w, 0.0),
+            np.where(column == SECOND, w, 0.0),
+            nothing,
+        ]
+
+    def _column(self, level: Level) -> int:
+        for place, known in enumerate(self.outcomes):
+            if known == level:
+                return (FIRST, SECOND)[place] if place < 2 else OTHER
+        return OTHER
+
+    def flush(self) -> None:
+        """Finish a part."""
+        for counts in self.factors.values():
+            counts.flush()
+
+    def merge(self, other: ProfileSums) -> ProfileSums:
+        """Add another part's sums to these."""
+        self.rows_read += other.rows_read
+        self.rows_used += other.rows_used
+        self.rows_set_aside += other.rows_set_aside
+        self.missing.update(other.missing)
+        self.infinite.update(other.infinite)
+        self.faults.update(other.faults)
+        self.successes += other.successes
+        self.failures += other.failures
+        for level, rows in other.outcomes.items():
+            if level in self.outcomes or len(self.outcomes) < MAXIMUM_OUTCOMES:
+                self.outcomes[level] = self.outcomes.get(level, 0) + rows
+                self.outcome_weight[level] = self.outcome_weight.get(level, 0.0) + other.outcome_weight[level]
+        columns = [ROWS, FIRST, SECOND, OTHER]
+        if other.outcomes:
+            found = [self._column(level) for level in list(other.outcomes)[:2]]
+            columns = [ROWS, *found, *[OTHER] * (3 - len(found))]
+        for name, counts in other.factors.items():
+            self.factors.setdefault(name, LevelCounts()).merge(counts, columns)
+        for name, (low, high) in other.ranges.items():
+            known = self.ranges.get(name)
+            self.ranges[name] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
+        return self
+
+
+def _missing_codes(codes: pa.DictionaryArray) -> NDArray[np.bool_]:
+    mask = np.asarray(pc.is_null(codes.indices).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    entries = [level_of(value) is None for value in codes.dictionary.to_pylist()] if _may_hide(codes) else []
+    if any(entries):
+        indices = pc.fill_null(codes.indices, 0).to_numpy(zero_copy_only=False)
+        mask = mask | np.array(entries, dtype=np.bool_)[indices]
+    return mask
+
+
+def _may_hide(codes: pa.DictionaryArray) -> bool:
+    """Whether the dictionary itself may hold a null or a NaN."""
+    return codes.dictionary.null_count > 0 or pa.types.is_floating(codes.dictionary.type)
+
+
+def _is_level(codes: pa.DictionaryArray, levels: frozenset[Level]) -> NDArray[np.bool_]:
+    wanted = np.array([level_of(value) in levels for value in codes.dictionary.to_pylist()] or [False])
+    indices = pc.fill_null(codes.indices, 0) if codes.indices.null_count else codes.indices
+    return wanted[indices.to_numpy(zero_copy_only=False)]

@@ -1,0 +1,125 @@
+"""What a fit would do, before it is done: from metadata and one part of the data.
+
+Levels are counted in the rows looked at, so they are lower bounds; widths and memory follow from them. The time
+is what decoding and summing those rows took here, times the rows there are and the passes to expect.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from streamlr.design.columns import Level
+from streamlr.design.freeze import outcome_levels
+from streamlr.design.profile import ProfileSums, ProfileTask
+from streamlr.design.spec import Spec, resolve_spec
+from streamlr.errors import StreamlrError
+from streamlr.fitting import leave_out_by_metadata
+from streamlr.passes.memory import available_cores, available_memory, resident_bytes
+from streamlr.sources.base import Source
+
+# A fit from the null model takes five or six passes, one from a sample three or four, and one profiles.
+PASSES = 6
+LOOK_ROWS = 65_536
+
+
+class _Look:
+    """The first batch of a part, as a part of its own."""
+
+    def __init__(self, part: Any) -> None:
+        self._part = part
+        self.rows = 0
+
+    def read(self, columns: Any, coded: Any, batch_rows: int) -> Any:
+        for batch in self._part.read(columns, coded, min(batch_rows, LOOK_ROWS)):
+            self.rows = batch.num_rows
+            yield batch
+            return
+
+
+def explain(source: Source, *, threads: int | None, memory: int | None, **options: Any) -> dict[str, Any]:
+    """Rows, columns and the cost of a fit, as a dict that prints as JSON. `options` are those of `fit`."""
+    spec = leave_out_by_metadata(source, resolve_spec(source.schema, **options))
+    if not source.parts:
+        raise StreamlrError("the data have no rows (0 rows).")
+    look = _Look(source.parts[0])
+    factors = tuple(feature.column for feature in spec.features if feature.categorical)
+    begun = time.perf_counter()
+    profile = ProfileTask(spec, spec.columns, factors, {})(look)
+    seconds = time.perf_counter() - begun
+    columns = [_column(source, spec, name, profile) for name in source.schema.names]
+    width = int(spec.intercept) + sum(
+        _levels(profile, feature.column) - 1 if feature.categorical else 1 for feature in spec.features
+    )
+    cores = threads or available_cores()
+    rows = source.rows
+    return {
+        "rows": rows,
+        "parts": len(source.parts),
+        "files": len(source.origin),
+        "target": spec.target,
+        "positive": _positive(spec, profile),
+        "columns": columns,
+        "excluded": dict(spec.excluded),
+        "formula": _formula(spec),
+        "design_columns_at_least": width,
+        "hessian_bytes": 8 * width * width,
+        "memory_limit_bytes": memory if memory is not None else available_memory() // 4,
+        "resident_bytes_now": resident_bytes(),
+        "passes_expected": PASSES,
+        "seconds_expected": None
+        if not rows or not look.rows
+        else PASSES * seconds * rows / look.rows / cores,
+        "rows_looked_at": look.rows,
+    }
+
+
+def _column(source: Source, spec: Spec, name: str, profile: ProfileSums) -> dict[str, Any]:
+    told = source.statistics(name)
+    roles = {spec.target: "target", spec.weights: "weights", spec.offset: "offset", spec.trials: "trials"}
+    features = {feature.column: feature for feature in spec.features}
+    feature = features.get(name)
+    role = roles.get(name) or (
+        "left out" if feature is None else "factor" if feature.categorical else "number"
+    )
+    return {
+        "column": name,
+        "type": str(source.schema.field(name).type),
+        "role": role,
+        "reason": spec.excluded.get(name),
+        "nulls": told.null_count,
+        "low": _plain(told.low),
+        "high": _plain(told.high),
+        "levels_at_least": _levels(profile, name) if feature is not None and feature.categorical else None,
+    }
+
+
+def _levels(profile: ProfileSums, column: str) -> int:
+    counts = profile.factors[column].counts if column in profile.factors else {}
+    return max(len(counts or {}), 1)
+
+
+def _positive(spec: Spec, profile: ProfileSums) -> str | None:
+    """The outcome that would count as 1, where the rows looked at show both."""
+    if spec.trials is not None or len(profile.outcomes) != 2:
+        return None
+    positive: Level = outcome_levels(spec, profile)[0]
+    return str(positive)
+
+
+def _formula(spec: Spec) -> str:
+    """The model that the options amount to, as a formula to edit."""
+
+    def quoted(name: str) -> str:
+        return name if name.isidentifier() else f"`{name}`"
+
+    names = [
+        f"C({quoted(feature.column)})" if feature.name != feature.column else quoted(feature.column)
+        for feature in spec.features
+    ]
+    right = " + ".join(names if spec.intercept else ["0", *names]) or "1"
+    return f"{quoted(spec.target)} ~ {right}"
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

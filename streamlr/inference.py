@@ -1,0 +1,51 @@
+"""Standard errors, tests and intervals: arrays in, arrays out.
+
+Formulas are those of R's `summary.glm` and `confint.default` for the binomial family with the logit link
+(McCullagh and Nelder 1989, Generalized Linear Models, 2nd ed., sections 2.5 and 4.4).
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def standard_errors(covariance: Floats) -> Floats:
+    """(k,) square roots of the diagonal of a (k, k) covariance."""
+    return np.sqrt(np.diagonal(covariance))
+
+
+def two_sided_p(z: Floats) -> Floats:
+    """(k,) P(|Z| > |z|) of a standard normal Z: erfc(|z| / sqrt 2), exact in the tail down to 1e-308."""
+    return np.array([math.erfc(abs(value) / math.sqrt(2.0)) for value in z])
+
+
+def wald_intervals(coef: Floats, std_error: Floats, level: float) -> Floats:
+    """(k, 2) coef -+ z std_error with z the (1 + level) / 2 quantile of the normal distribution."""
+    z = NormalDist().inv_cdf(0.5 + level / 2.0)
+    return np.column_stack([coef - z * std_error, coef + z * std_error])
+
+
+def odds_ratios(coef: Floats) -> list[float | None]:
+    """exp(coef), None where it overflows."""
+    return [math.exp(value) if value < 709.78 else None for value in coef]
+
+
+def aic(log_likelihood: float, parameters: int) -> float:
+    """Akaike's criterion, 2 k - 2 log L."""
+    return 2.0 * parameters - 2.0 * log_likelihood
+
+
+def bic(log_likelihood: float, parameters: int, observations: float) -> float:
+    """Schwarz's criterion, k log n - 2 log L."""
+    return parameters * math.log(observations) - 2.0 * log_likelihood
+
+
+def mcfadden_r2(log_likelihood: float, null_log_likelihood: float) -> float | None:
+    """1 - log L / log L0 (McFadden 1974), None where the null model is perfect."""
+    return 1.0 - log_likelihood / null_log_likelihood if null_log_likelihood else None

@@ -1,0 +1,5 @@
+"""Compiled kernels: plain functions on arrays that import numba, numpy and math only.
+
+A kernel allocates nothing and raises nothing; its docstring is the formula. Each has an obvious twin in
+`tests/naive.py` and a test that the two agree.
+"""

@@ -1,0 +1,121 @@
+"""Sums of products: gradient and Hessian of a tile, dense part, factors, and both mixed.
+
+The Hessian is sum of curvature * x x'. With v = sqrt(curvature) z in place of the tile it is a plain Gram
+matrix, computed in blocks of 4 x 3 columns whose twelve running sums stay in registers. For narrow tables
+that beats a BLAS `syrk`: 30 against 17 billion operations a second at 29 columns, measured on one core.
+"""
+
+from __future__ import annotations
+
+import math
+
+from streamlr.kernels.jit import kernel, summing_kernel
+from streamlr.kernels.logistic import dot
+
+ROWS = 4
+COLUMNS = 3
+
+
+@kernel
+def add_gradient(tile, slope, codes, starts, first, count, dense, gradient):
+    """gradient[slot] += sum of slope * x: a dot product a dense column, a scatter a factor"""
+    for j in range(dense):
+        gradient[j] += dot(tile[j], slope, count)
+    for f in range(starts.size):
+        none = starts[f] + 1
+        levels = codes[f][first : first + count]
+        for i in range(count):
+            gradient[none + levels[i]] += slope[i]
+
+
+@kernel
+def weigh_tile(tile, curvature, count, dense, root):
+    """root = sqrt(curvature);  tile *= root"""
+    for i in range(count):
+        root[i] = math.sqrt(curvature[i])
+    for j in range(dense):
+        column = tile[j]
+        for i in range(count):
+            column[i] *= root[i]
+
+
+@summing_kernel
+def add_gram(tile, count, dense, gram):
+    """gram += tile tile' on and below the diagonal.
+
+    `tile` and `gram` have as many columns as `dense` rounded up to a multiple of 4 and of 3; those added
+    are zero. Blocks that touch the diagonal also write a little above it, which nobody reads.
+    """
+    for i in range(0, dense, ROWS):
+        a0 = tile[i]
+        a1 = tile[i + 1]
+        a2 = tile[i + 2]
+        a3 = tile[i + 3]
+        for j in range(0, min(i + ROWS, dense), COLUMNS):
+            b0 = tile[j]
+            b1 = tile[j + 1]
+            b2 = tile[j + 2]
+            s00 = s01 = s02 = s10 = s11 = s12 = 0.0
+            s20 = s21 = s22 = s30 = s31 = s32 = 0.0
+            for t in range(count):
+                y0 = b0[t]
+                y1 = b1[t]
+                y2 = b2[t]
+                s00 += a0[t] * y0
+                s01 += a0[t] * y1
+                s02 += a0[t] * y2
+                s10 += a1[t] * y0
+                s11 += a1[t] * y1
+                s12 += a1[t] * y2
+                s20 += a2[t] * y0
+                s21 += a2[t] * y1
+                s22 += a2[t] * y2
+                s30 += a3[t] * y0
+                s31 += a3[t] * y1
+                s32 += a3[t] * y2
+            gram[i, j] += s00
+            gram[i, j + 1] += s01
+            gram[i, j + 2] += s02
+            gram[i + 1, j] += s10
+            gram[i + 1, j + 1] += s11
+            gram[i + 1, j + 2] += s12
+            gram[i + 2, j] += s20
+            gram[i + 2, j + 1] += s21
+            gram[i + 2, j + 2] += s22
+            gram[i + 3, j] += s30
+            gram[i + 3, j + 1] += s31
+            gram[i + 3, j + 2] += s32
+
+
+@kernel
+def add_factors(
+    tile, root, curvature, codes, starts, widths, pair_starts, first, count, dense, diagonal, cross, pairs
+):
+    """The rows of the Hessian that belong to factors.
+
+    diagonal[slot] += curvature                    a factor with itself (two levels never meet)
+    cross[j, slot] += curvature * z_j              a factor with dense column j
+    pairs[f < g][slot f, slot g] += curvature      two factors
+
+    Slots of `diagonal` and `cross` count from the first factor's. One short loop a pair of columns: the
+    codes of a tile stay in the first-level cache and each loop touches one small table.
+    """
+    if starts.size == 0:
+        return
+    base = starts[0]
+    for f in range(starts.size):
+        levels = codes[f][first : first + count]
+        none = starts[f] - base + 1
+        for i in range(count):
+            diagonal[none + levels[i]] += curvature[i]
+        for j in range(dense):
+            column = tile[j]
+            table = cross[j]
+            for i in range(count):
+                table[none + levels[i]] += root[i] * column[i]
+        for g in range(f + 1, starts.size):
+            others = codes[g][first : first + count]
+            width = widths[g]
+            none_of_both = pair_starts[f, g] + width + 1
+            for i in range(count):
+                pairs[none_of_both + levels[i] * width + others[i]] += curvature[i]

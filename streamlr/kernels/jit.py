@@ -1,0 +1,50 @@
+"""The one decorator of every compiled kernel, so that all jit options are decided here.
+
+Kernels release the interpreter lock (threads live in `streamlr.passes`, never in a kernel), are cached
+on disk between processes, and divide as IEEE 754 says instead of raising. Where Numba finds no folder
+that it may write its cache to, kernels are compiled for this process alone and one line says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+# `contract` lets a multiply and an add become one FMA, which only removes a rounding. Reordering is kept
+# out of the default: it ruins the two-part reduction of exp (2e-14 instead of 1e-16).
+EXACT = frozenset({"contract"})
+
+# For sums that are meant to be reordered into vector lanes. No `nnan`, no `ninf`: an infinity in the data
+# must reach the ranges, where it is reported.
+REORDERED = frozenset({"reassoc", "contract", "nsz", "arcp"})
+_told_about_cache = False
+
+
+def kernel(function: Kernel) -> Kernel:
+    """Compile a kernel whose roundings are those written down (but for fused multiply-add)."""
+    return _compile(function, EXACT)
+
+
+def summing_kernel(function: Kernel) -> Kernel:
+    """Compile a kernel whose sums may be taken in any order, so that they vectorise."""
+    return _compile(function, REORDERED)
+
+
+def _compile(function: Kernel, fastmath: frozenset[str]) -> Kernel:
+    global _told_about_cache
+    options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
+    try:
+        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if "cannot cache function" not in str(error):
+            raise
+    if not _told_about_cache:
+        _told_about_cache = True
+        line = "streamlr: no writable folder for compiled kernels; compiling them for this run only"
+        sys.stderr.write(f"{line} (set NUMBA_CACHE_DIR to keep them)\n")
+    return njit(**options)(function)  # type: ignore[no-any-return]

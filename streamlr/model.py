@@ -1,0 +1,263 @@
+"""A fitted model, frozen: coefficients, covariance, design, statistics and trace, and no rows.
+
+It keeps the conditioned basis beside the user's units: at mean 1e9 raw coefficients cancel when predicting,
+conditioned ones do not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr import inference
+from streamlr.design.basis import Basis
+from streamlr.design.design import Design, Factor
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers of a fit beside the coefficients; `nobs` is as INTERFACE's kinds of weights define it."""
+
+    nobs: float
+    log_likelihood: float
+    null_log_likelihood: float
+    deviance: float
+    null_deviance: float
+    converged: bool
+    passes: int
+    newton_decrement: float | None
+    rows_read: int
+    rows_used: int
+    rows_dropped: int
+    rows_set_aside: int
+    seconds: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A fitted logistic regression.
+
+    Arrays are in the order of `terms`, the k terms with an estimate: `params`, `bse`, `zvalues`, `pvalues`,
+    each (k,). Aliased terms and levels set aside stand only in `tidy()`, without numbers.
+    """
+
+    design: Design
+    basis: Basis
+    conditioned_coef: Floats  # (k,) in the basis
+    conditioned_covariance: Floats  # (k, k) in the basis
+    params: Floats
+    bse: Floats
+    statistics: Statistics
+    conf_level: float
+    dropped: Mapping[str, int]
+    excluded: Mapping[str, str]
+    aliased: Sequence[str]
+    separation: Mapping[str, Any] | None
+    trace: Sequence[Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+
+    @cached_property
+    def terms(self) -> tuple[str, ...]:
+        """(k,) names of the terms with an estimate."""
+        names = self.design.column_names
+        return tuple(names[column] for column in np.flatnonzero(self.basis.active))
+
+    @property
+    def zvalues(self) -> Floats:
+        """(k,) estimates over standard errors."""
+        return self.params / self.bse
+
+    @property
+    def pvalues(self) -> Floats:
+        """(k,) two-sided p-values of the Wald tests."""
+        return inference.two_sided_p(self.zvalues)
+
+    @property
+    def llf(self) -> float:
+        """Log-likelihood, binomial coefficients included."""
+        return self.statistics.log_likelihood
+
+    @property
+    def llnull(self) -> float:
+        """Log-likelihood of the model with an intercept, the same offset and weights."""
+        return self.statistics.null_log_likelihood
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion."""
+        return inference.aic(self.llf, len(self.params))
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion."""
+        return inference.bic(self.llf, len(self.params), self.nobs)
+
+    @property
+    def prsquared(self) -> float | None:
+        """McFadden's pseudo R-squared."""
+        return inference.mcfadden_r2(self.llf, self.llnull)
+
+    @property
+    def nobs(self) -> float:
+        """Observations: the sum of frequency weights, else rows of positive weight."""
+        return self.statistics.nobs
+
+    @property
+    def converged(self) -> bool:
+        """Whether the distance to the maximum was proved to be within the tolerance."""
+        return self.statistics.converged
+
+    def conf_int(self, level: float | None = None) -> Floats:
+        """(k, 2) Wald intervals; `level` defaults to the one of the fit."""
+        return inference.wald_intervals(self.params, self.bse, self.conf_level if level is None else level)
+
+    def cov_params(self) -> Floats:
+        """(k, k) covariance of `params`."""
+        columns = self.design.layout.columns
+        active = np.flatnonzero(self.basis.active)
+        whole = np.zeros((columns, columns))
+        whole[np.ix_(active, active)] = self.conditioned_covariance
+        return self.basis.covariance_to_raw(whole)[np.ix_(active, active)]
+
+    def tidy_rows(self) -> list[dict[str, Any]]:
+        """A dict a term with broom's names, terms without an estimate included."""
+        place = {name: i for i, name in enumerate(self.terms)}
+        z, p, intervals = self.zvalues, self.pvalues, self.conf_int()
+        odds = inference.odds_ratios(self.params)
+        rows = []
+        for name in self._all_names():
+            i = place.get(name)
+            numbers = (
+                [None] * 7
+                if i is None
+                else [self.params[i], self.bse[i], z[i], p[i], intervals[i, 0], intervals[i, 1], odds[i]]
+            )
+            keys = ("estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high", "odds_ratio")
+            row: dict[str, Any] = {"term": name}
+            row.update((key, _number(value)) for key, value in zip(keys, numbers, strict=True))
+            rows.append(row)
+        return rows
+
+    def tidy(self) -> Any:
+        """The coefficient table as a `pyarrow.Table` with broom's column names."""
+        import pyarrow as pa
+
+        rows = self.tidy_rows()
+        keys = ("estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high", "odds_ratio")
+        schema = pa.schema([("term", pa.string()), *((key, pa.float64()) for key in keys)])
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    def glance(self) -> dict[str, Any]:
+        """Statistics of the whole fit, by INTERFACE's names."""
+        s = self.statistics
+        k = len(self.params)
+        return {
+            "nobs": _whole(s.nobs),
+            "df_model": max(k - 1, 0),
+            "df_resid": _whole(s.nobs - k),
+            "log_likelihood": s.log_likelihood,
+            "null_log_likelihood": s.null_log_likelihood,
+            "deviance": s.deviance,
+            "null_deviance": s.null_deviance,
+            "aic": self.aic,
+            "bic": self.bic,
+            "pseudo_r2": self.prsquared,
+            "converged": s.converged,
+            "passes": s.passes,
+            "newton_decrement": s.newton_decrement,
+            "rows_read": s.rows_read,
+            "rows_used": s.rows_used,
+            "rows_dropped": s.rows_dropped,
+            "cov_type": "nonrobust",
+            "seconds": s.seconds,
+            "peak_rss_bytes": s.peak_rss_bytes,
+        }
+
+    def result(self) -> dict[str, Any]:
+        """Everything that `--format json` prints."""
+        return {
+            "tidy": self.tidy_rows(),
+            "glance": self.glance(),
+            "dropped": dict(self.dropped),
+            "excluded": dict(self.excluded),
+            "aliased": list(self.aliased),
+            "separation": None if self.separation is None else dict(self.separation),
+            "trace": [dict(row) for row in self.trace],
+        }
+
+    def summary(self) -> Any:
+        """A table that prints as text and renders as HTML in a notebook."""
+        from streamlr.report.text import Summary
+
+        return Summary(self.result(), self.about())
+
+    def about(self) -> dict[str, Any]:
+        """What a heading needs: outcome, kinds of weights, where the rows came from, levels unused."""
+        design = self.design
+        return {
+            "target": design.target,
+            "positive": None if design.positive is None else str(design.positive),
+            "negative": None if design.negative is None else str(design.negative),
+            "weights": design.weights,
+            "weight_type": design.weight_type,
+            "offset": design.offset,
+            "trials": design.trials,
+            "conf_level": self.conf_level,
+            "rows_set_aside": self.statistics.rows_set_aside,
+            "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.factors if f.unused},
+            "reference": {f.name: str(f.reference) for f in design.factors if f.reference is not None},
+            "set_aside": {
+                f.level_name(level): outcome for f in design.factors for level, outcome in f.set_aside
+            },
+            "origin": list(self.provenance.get("origin", ())),
+            "tolerance": self.provenance.get("tolerance"),
+        }
+
+    def predict(self, data: Any) -> Floats:
+        """Probability of every row of `data`, (n,); NaN where a row cannot be scored.
+
+        `data`: anything that `fit` reads. Raises `StreamlrError` for missing columns.
+        """
+        from streamlr.prediction import predict_array
+        from streamlr.sources.open import open_source
+
+        return predict_array(self.design, self.basis, self.coef_of_basis, open_source(data))
+
+    @cached_property
+    def coef_of_basis(self) -> Floats:
+        """(columns,) coefficients in the basis, zero for columns without an estimate."""
+        whole = np.zeros(self.design.layout.columns)
+        whole[self.basis.active] = self.conditioned_coef
+        return whole
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file; a reader never sees half of it. Raises `StreamlrError`."""
+        from streamlr.model_file import write_model
+
+        write_model(self, os.fspath(path))
+
+    def _all_names(self) -> list[str]:
+        names = ["Intercept"] if self.design.intercept else []
+        for term in self.design.terms:
+            names.extend(term.column_names)
+            if isinstance(term, Factor):
+                names.extend(term.level_name(level) for level, _ in term.set_aside)
+        gone = set(self.excluded)
+        return [name for name in names if name not in gone]
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _whole(value: float) -> int | float:
+    return int(value) if float(value).is_integer() else float(value)

@@ -1,0 +1,191 @@
+"""The model file: versioned JSON without rows and without code, written whole or not at all.
+
+Floats are written in the shortest form that reads back to the same bits; the covariance of the basis, which
+nobody reads with their eyes, is the base64 of its lower triangle as little-endian doubles.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.design.basis import Basis
+from streamlr.design.design import Design, Factor, Number, Term
+from streamlr.errors import StreamlrError
+from streamlr.whole_file import written_whole
+
+if TYPE_CHECKING:
+    from streamlr.model import Model
+
+FORMAT = "streamlr-model"
+VERSION = 1
+
+
+def write_model(model: Model, path: str) -> None:
+    """Write a model so that a reader never sees half of it. Raises `StreamlrError`."""
+    text = json.dumps(_to_json(model), indent=1, allow_nan=False, ensure_ascii=False)
+    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def read_model(path: str) -> Model:
+    """The model of a file. Raises `StreamlrError` for anything that is not one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise StreamlrError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StreamlrError(f"{path} is not a streamlr model: it is not JSON ({error}).") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise StreamlrError(f"{path} is not a streamlr model.")
+    if content.get("version") != VERSION:
+        raise StreamlrError(
+            f"{path} has model format {content.get('version')}; this program reads format {VERSION}."
+        )
+    try:
+        return _from_json(content)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise StreamlrError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def _to_json(model: Model) -> dict[str, Any]:
+    basis = model.basis
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "terms": list(model.terms),
+        "params": model.params.tolist(),
+        "std_errors": model.bse.tolist(),
+        "statistics": asdict(model.statistics),
+        "conf_level": model.conf_level,
+        "dropped": dict(model.dropped),
+        "excluded": dict(model.excluded),
+        "aliased": list(model.aliased),
+        "separation": model.separation,
+        "design": _design_to_json(model.design),
+        "basis": {
+            "centre": basis.centre.tolist(),
+            "scale": basis.scale.tolist(),
+            "active": basis.active.tolist(),
+            "reduced": list(basis.reduced),
+            "gamma": [row.tolist() for row in basis.gamma],
+            "stretch": list(basis.stretch),
+            "coef": model.conditioned_coef.tolist(),
+            "covariance": _pack(model.conditioned_covariance),
+        },
+        "trace": [dict(row) for row in model.trace],
+        "provenance": dict(model.provenance),
+    }
+
+
+def _from_json(content: dict[str, Any]) -> Model:
+    from streamlr.model import Model, Statistics
+
+    design = _design_from_json(content["design"])
+    stored = content["basis"]
+    basis = Basis(
+        layout=design.layout,
+        centre=np.array(stored["centre"], dtype=np.float64),
+        scale=np.array(stored["scale"], dtype=np.float64),
+        active=np.array(stored["active"], dtype=np.bool_),
+        reduced=tuple(stored["reduced"]),
+        gamma=tuple(np.array(row, dtype=np.float64) for row in stored["gamma"]),
+        stretch=tuple(stored["stretch"]),
+    )
+    coef = np.array(stored["coef"], dtype=np.float64)
+    if basis.active.shape != (design.layout.columns,) or coef.shape != (int(basis.active.sum()),):
+        raise ValueError("the numbers of columns do not agree")
+    return Model(
+        design=design,
+        basis=basis,
+        conditioned_coef=coef,
+        conditioned_covariance=_unpack(stored["covariance"], coef.size),
+        params=np.array(content["params"], dtype=np.float64),
+        bse=np.array(content["std_errors"], dtype=np.float64),
+        statistics=Statistics(**content["statistics"]),
+        conf_level=content["conf_level"],
+        dropped=content["dropped"],
+        excluded=content["excluded"],
+        aliased=content["aliased"],
+        separation=content["separation"],
+        trace=content["trace"],
+        provenance=content["provenance"],
+    )
+
+
+def _design_to_json(design: Design) -> dict[str, Any]:
+    return {
+        "target": design.target,
+        "positive": design.positive,
+        "negative": design.negative,
+        "intercept": design.intercept,
+        "weights": design.weights,
+        "weight_type": design.weight_type,
+        "offset": design.offset,
+        "trials": design.trials,
+        "missing": design.missing,
+        "terms": [_term_to_json(term) for term in design.terms],
+    }
+
+
+def _term_to_json(term: Term) -> dict[str, Any]:
+    common = {"column": term.column, "name": term.name, "named": term.named}
+    if isinstance(term, Number):
+        return {"kind": "number", **common, "single": term.single}
+    return {
+        "kind": "factor",
+        **common,
+        "levels": list(term.levels),
+        "reference": term.reference,
+        "set_aside": [list(pair) for pair in term.set_aside],
+        "unused": list(term.unused),
+    }
+
+
+def _design_from_json(stored: dict[str, Any]) -> Design:
+    return Design(
+        target=stored["target"],
+        positive=stored["positive"],
+        negative=stored["negative"],
+        intercept=stored["intercept"],
+        terms=tuple(_term_from_json(term) for term in stored["terms"]),
+        weights=stored["weights"],
+        weight_type=stored["weight_type"],
+        offset=stored["offset"],
+        trials=stored["trials"],
+        missing=stored["missing"],
+    )
+
+
+def _term_from_json(stored: dict[str, Any]) -> Term:
+    if stored["kind"] == "number":
+        return Number(stored["column"], stored["name"], stored["named"], stored["single"])
+    if stored["kind"] != "factor":
+        raise ValueError(f"unknown kind of term {stored['kind']!r}")
+    return Factor(
+        column=stored["column"],
+        name=stored["name"],
+        named=stored["named"],
+        levels=tuple(stored["levels"]),
+        reference=stored["reference"],
+        set_aside=tuple((level, outcome) for level, outcome in stored["set_aside"]),
+        unused=tuple(stored["unused"]),
+    )
+
+
+def _pack(matrix: NDArray[np.float64]) -> str:
+    lower = matrix[np.tril_indices(len(matrix))].astype("<f8")
+    return base64.b64encode(lower.tobytes()).decode("ascii")
+
+
+def _unpack(text: str, k: int) -> NDArray[np.float64]:
+    lower = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
+    matrix = np.zeros((k, k))
+    matrix[np.tril_indices(k)] = lower
+    return matrix + np.tril(matrix, -1).T

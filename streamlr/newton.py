@@ -1,0 +1,220 @@
+"""Newton's method on a convex loss, with a proof of how far the maximum is.
+
+The driver is a generator of frozen `State`s over `objective(coef) -> Evaluation`; it knows no data, no file
+and no print. Loss, gradient and Hessian come together from each evaluation at a trial point, so an accepted
+trial is the next iteration and a rejected one costs one pass.
+
+The certificate (Bach 2010, Self-concordant analysis for logistic regression, EJS 4, 384-414). Along any
+direction h of unit length in the metric of H the logistic loss obeys |F'''| <= u F'' with
+u = max_i ||x_i|| in the metric of the inverse of H, because |l'''| <= l'' for every row. Hence
+
+    h'H(coef + t h)h >= exp(-u t)    and    F'(coef + t h)h >= -lambda + (1 - exp(-u t)) / u
+
+with lambda = sqrt(g'H^-1 g), the Newton decrement. The right side is positive beyond
+t = -log(1 - u lambda) / u, and that exists only for u lambda < 1. So when u lambda < 1 a finite minimum
+exists and lies within that distance of the estimate, in standard errors. On separated data u lambda stays at
+one or above however small lambda becomes: a small decrement alone proves nothing.
+
+u is bounded twice, and the smaller bound counts: by the ranges of the columns, since ||x|| is at most
+sum_j |x_j| sqrt((H^-1)_jj) where of one factor's columns only one counts; and by 1 / sqrt(least curvature),
+since the leverage c_i x_i'H^-1 x_i of a row never exceeds one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from streamlr.errors import StreamlrError
+
+Floats = NDArray[np.float64]
+
+# A trial is accepted when the loss falls by this share of what the slope promises (Armijo 1966).
+SUFFICIENT_DECREASE = 1e-4
+# Differences of losses below this many units of rounding say nothing; then the decrement decides.
+LOSS_ROUNDING = 16 * np.finfo(np.float64).eps
+SHORTEST_STEP = 2.0**-20
+# Separated data: the decrement shrinks by exp(-1/2) = 0.61 a step for ever, where a finite minimum would
+# bring quadratic convergence. Probabilities of the separated rows are then below 1e-14.
+LINEAR_RATE = 0.3
+LINEAR_STEPS = 4
+DIVERGED = 1e-7
+
+Status = Literal["running", "converged", "stalled", "diverging"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where the rows of the design lie: |x_j| <= extent_j, and of one group a row has one non-zero column.
+
+    extent: (k,). group: (k,) ascending numbers of the terms.
+    """
+
+    extent: Floats
+    group: NDArray[np.int64]
+
+    def reach(self, lengths: Floats) -> float:
+        """Largest possible sum of |x_j| lengths_j over a row."""
+        if not lengths.size:
+            return 0.0
+        starts = np.flatnonzero(np.r_[True, self.group[1:] != self.group[:-1]])
+        with np.errstate(over="ignore"):
+            return float(np.maximum.reduceat(self.extent * lengths, starts).sum())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss, gradient (k,) and Hessian (k, k) at a point, with what bounds the rows."""
+
+    loss: float
+    gradient: Floats
+    hessian: Floats
+    box: Box
+    least_curvature: float
+
+
+@dataclass(frozen=True)
+class State:
+    """An iteration. `distance`: proved bound on the distance to the minimum in standard errors, or inf."""
+
+    coef: Floats
+    evaluation: Evaluation
+    decrement: float
+    distance: float
+    step: float  # length of the step that led here, 1 a full Newton step; 0 at the start
+    direction: Floats  # the next Newton step
+    status: Status
+
+
+Objective = Callable[[Floats], Evaluation]
+
+
+def newton(
+    objective: Objective, start: Floats, first: Evaluation | None = None, *, tolerance: float
+) -> Iterator[State]:
+    """Minimise from `start`; each state costs one evaluation or more. Ends at a status other than running.
+
+    `first`: the evaluation at `start`, where it is known. `tolerance`: distance to be proved, in standard
+    errors. The caller stops the iteration when it has used its passes.
+    """
+    coef = np.array(start, dtype=np.float64)
+    evaluation = objective(coef) if first is None else first
+    step = 0.0
+    decrements: list[float] = []
+    while True:
+        direction, decrement, inverse_diagonal = _solve(evaluation)
+        distance = certified_distance(evaluation, decrement, inverse_diagonal)
+        decrements.append(decrement)
+        status = _status(decrements, distance, tolerance)
+        state = State(coef, evaluation, decrement, distance, step, direction, status)
+        if status != "running":
+            yield state
+            return
+        yield state
+        step = 1.0
+        while True:
+            trial = coef + step * direction
+            trial_evaluation = objective(trial)
+            if _accepts(evaluation, decrement, step, trial_evaluation):
+                break
+            if step < SHORTEST_STEP:
+                yield State(coef, evaluation, decrement, distance, 0.0, direction, "stalled")
+                return
+            step *= _shrink(evaluation, decrement, step, trial_evaluation)
+        coef, evaluation = trial, trial_evaluation
+
+
+def certified_distance(evaluation: Evaluation, decrement: float, inverse_diagonal: Floats) -> float:
+    """-log(1 - u lambda) / u, or inf where u lambda >= 1; see the head of this module."""
+    if not math.isfinite(decrement):
+        return math.inf
+    by_ranges = evaluation.box.reach(np.sqrt(np.maximum(inverse_diagonal, 0.0)))
+    least = evaluation.least_curvature
+    by_leverage = 1.0 / math.sqrt(least) if least > 0.0 else math.inf
+    u = min(by_ranges, by_leverage)
+    product = u * decrement
+    if not product < 1.0:
+        return math.inf
+    return decrement if product < 1e-8 else -math.log1p(-product) / u
+
+
+def inverse(hessian: Floats) -> Floats:
+    """(k, k) inverse of a positive definite matrix through its scaled Cholesky factor.
+
+    Raises `StreamlrError` where it is not positive definite.
+    """
+    scale = _scale(hessian)
+    factor, info = lapack.dpotrf(hessian / np.multiply.outer(scale, scale), lower=1)
+    if info == 0:
+        inverted, info = lapack.dpotri(factor, lower=1)
+    if info != 0:
+        raise StreamlrError("the information matrix is singular at the estimate; no standard errors exist.")
+    whole = np.tril(inverted) + np.tril(inverted, -1).T
+    return whole / np.multiply.outer(scale, scale)
+
+
+def _scale(hessian: Floats) -> Floats:
+    diagonal = np.diagonal(hessian)
+    return np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+
+
+def _solve(evaluation: Evaluation) -> tuple[Floats, float, Floats]:
+    """Newton direction, decrement, and diagonal of the inverse Hessian; nothing finite where it is singular."""
+    hessian, gradient = evaluation.hessian, evaluation.gradient
+    k = gradient.size
+    if k == 0:
+        return np.zeros(0), 0.0, np.zeros(0)
+    scale = _scale(hessian)
+    nothing = np.zeros(k), math.inf, np.full(k, math.inf)
+    if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
+        return nothing
+    factor, info = lapack.dpotrf(hessian / np.multiply.outer(scale, scale), lower=1)
+    if info != 0:
+        return nothing
+    half, _ = lapack.dtrtrs(factor, gradient / scale, lower=1)
+    decrement = float(np.sqrt(half @ half))
+    step, _ = lapack.dtrtrs(factor, half, lower=1, trans=1)
+    inverse_factor, _ = lapack.dtrtri(factor, lower=1)
+    inverse_diagonal = (np.tril(inverse_factor) ** 2).sum(axis=0) / scale**2
+    return -step / scale, decrement, inverse_diagonal
+
+
+def _status(decrements: list[float], distance: float, tolerance: float) -> Status:
+    decrement = decrements[-1]
+    if distance <= tolerance:
+        return "converged"
+    if not math.isfinite(decrement):
+        return "diverging"
+    recent = decrements[-LINEAR_STEPS - 1 :]
+    slow = len(recent) > LINEAR_STEPS and all(
+        after > LINEAR_RATE * before for before, after in zip(recent, recent[1:], strict=False)
+    )
+    if slow and decrement < DIVERGED and not math.isfinite(distance):
+        return "diverging"
+    if len(decrements) > 2 and math.isfinite(distance) and decrement >= decrements[-2] and decrement < 1e-6:
+        return "stalled"
+    return "running"
+
+
+def _accepts(evaluation: Evaluation, decrement: float, step: float, trial: Evaluation) -> bool:
+    if not math.isfinite(trial.loss):
+        return False
+    change = trial.loss - evaluation.loss
+    if abs(change) <= LOSS_ROUNDING * abs(evaluation.loss):
+        return True
+    return change <= -SUFFICIENT_DECREASE * step * decrement**2
+
+
+def _shrink(evaluation: Evaluation, decrement: float, step: float, trial: Evaluation) -> float:
+    """Factor for the next trial: the minimum of the parabola through what is known, kept in [0.1, 0.5]."""
+    if not math.isfinite(trial.loss):
+        return 0.1
+    slope = -step * decrement**2
+    curvature = 2.0 * (trial.loss - evaluation.loss - slope)
+    return float(np.clip(-slope / curvature, 0.1, 0.5)) if curvature > 0 else 0.5

@@ -1,0 +1,246 @@
+"""The loss of a design as a function of its coefficients: one pass over the parts an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.design.basis import Basis
+from streamlr.design.design import Design, Encoder, Tally
+from streamlr.kernels.block import Scratch, probe_block, score_block
+from streamlr.kernels.tile import Block
+from streamlr.newton import Box, Evaluation
+from streamlr.passes.cache import BlockCache
+from streamlr.passes.sums import Sums, scratch_for
+
+Floats = NDArray[np.float64]
+Result = TypeVar("Result")
+
+# The null model takes whole Newton steps, which only far from its minimum could overshoot.
+LONGEST_NULL_STEP = 4.0
+
+# Runs work over all parts that it was made for and merges the results.
+Runner = Callable[[Callable[[Any], Result], Callable[[Result, Result], Result]], Result]
+
+
+def blocks_of(design: Design, part: Any, tally: Tally, cache: BlockCache | None) -> Iterator[Block]:
+    """The encoded blocks of a part, from the cache where they were kept; rows are counted in `tally`."""
+    kept = cache.get(id(part)) if cache is not None else None
+    if kept is not None:
+        blocks, counted = kept
+        tally.merge(counted)
+        yield from blocks
+        return
+    encoder = Encoder(design)
+    own = Tally()
+    holding: list[Block] | None = [] if cache is not None and cache.accepts() else None
+    for batch in part.read(design.columns, design.coded_columns, design.layout.batch_rows):
+        block = encoder.encode(batch, own)
+        if holding is not None:
+            holding.append(block)
+        yield block
+    tally.merge(own)
+    if cache is not None and holding is not None:
+        cache.keep(id(part), holding, own)
+
+
+@dataclass(frozen=True)
+class SumsTask:
+    """What a pass does to a part: loss, gradient and Hessian at `coef` (k,)."""
+
+    design: Design
+    basis: Basis
+    coef: Floats
+    null_coef: float
+    first: bool
+    cache: BlockCache | None = None
+
+    def __call__(self, part: Any) -> Sums:
+        """The sums of one part."""
+        layout = self.design.layout
+        sums = Sums(layout, self.first)
+        scratch = scratch_for(layout)
+        conditioning = self.basis.conditioning()
+        coef = layout.to_slots(self.coef)
+        for block in blocks_of(self.design, part, sums.tally, self.cache):
+            sums.add(block, conditioning, coef, self.null_coef, scratch)
+        return sums
+
+
+@dataclass
+class Probe:
+    """How far some combinations of columns stay from zero; see `kernels.block.probe_block`."""
+
+    extent: Floats  # (m,)
+    squares: Floats  # (m,)
+    products: Floats  # (m, slots)
+
+    def merge(self, other: Probe) -> Probe:
+        """Add another part's."""
+        np.maximum(self.extent, other.extent, out=self.extent)
+        self.squares += other.squares
+        self.products += other.products
+        return self
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """What a probing pass does to a part; `combinations` (m, k) in basis columns."""
+
+    design: Design
+    basis: Basis
+    coef: Floats
+    combinations: Floats
+    cache: BlockCache | None = None
+
+    def __call__(self, part: Any) -> Probe:
+        """The probe of one part."""
+        layout = self.design.layout
+        scratch: Scratch = scratch_for(layout)
+        conditioning = self.basis.conditioning()
+        combinations = np.array([layout.to_slots(row) for row in self.combinations])
+        m = len(combinations)
+        probe = Probe(np.zeros(m), np.zeros(m), np.zeros((m, layout.slots)))
+        coef = layout.to_slots(self.coef)
+        for block in blocks_of(self.design, part, Tally(), self.cache):
+            probe_block(
+                block, conditioning, combinations, coef, probe.squares, probe.products, probe.extent, scratch
+            )
+        return probe
+
+
+@dataclass
+class Margins:
+    """Rows by the side of a direction that they lie on."""
+
+    separated: int = 0
+    overlapping: int = 0
+
+    def merge(self, other: Margins) -> Margins:
+        """Add another part's."""
+        self.separated += other.separated
+        self.overlapping += other.overlapping
+        return self
+
+
+@dataclass(frozen=True)
+class MarginsTask:
+    """Counts rows whose outcome lies more than `threshold` along `direction` (k,)."""
+
+    design: Design
+    basis: Basis
+    direction: Floats
+    threshold: float
+    cache: BlockCache | None = None
+
+    def __call__(self, part: Any) -> Margins:
+        """The counts of one part."""
+        layout = self.design.layout
+        scratch = scratch_for(layout)
+        conditioning = self.basis.conditioning()
+        coef = layout.to_slots(self.direction)
+        margins = Margins()
+        for block in blocks_of(self.design, part, Tally(), self.cache):
+            n = block.success.size
+            eta, probability = np.empty(n), np.empty(n)
+            plain = block._replace(offset=np.empty(0))
+            score_block(plain, conditioning, coef, scratch, eta, probability)
+            failures = (block.trials if block.trials.size else 1.0) - block.success
+            right = np.where(block.success > 0, eta, -eta) > self.threshold
+            separated = int(np.count_nonzero(right & ((block.success == 0) | (failures == 0))))
+            margins.merge(Margins(separated, n - separated))
+        return margins
+
+
+class Objective:
+    """Loss, gradient and Hessian in the active columns of a basis; remembers what the first pass found."""
+
+    def __init__(
+        self,
+        design: Design,
+        basis: Basis,
+        runner: Runner[Any],
+        cache: BlockCache | None,
+        null_coef: float = 0.0,
+    ) -> None:
+        self.design = design
+        self.basis = basis
+        self.null_coef = null_coef
+        self.null_loss = 0.0
+        self.null_decrement = 0.0
+        self.first: Sums | None = None
+        self.last: Sums | None = None
+        self._runner = runner
+        self._cache = cache
+
+    def __call__(self, coef: Floats) -> Evaluation:
+        """Evaluate at `coef`, one number an active column."""
+        sums: Sums = self._runner(
+            SumsTask(
+                self.design, self.basis, self.expand(coef), self.null_coef, self.first is None, self._cache
+            ),
+            Sums.merge,
+        )
+        if self.first is None:
+            self.first = sums
+        self.last = sums
+        self._step_null(sums)
+        active = np.flatnonzero(self.basis.active)
+        return Evaluation(
+            loss=sums.loss,
+            gradient=sums.gradient()[active],
+            hessian=sums.hessian()[np.ix_(active, active)],
+            box=self.box(),
+            least_curvature=sums.least_curvature,
+        )
+
+    def probe(self, coef: Floats, combinations: Floats) -> tuple[Floats, Floats, Floats]:
+        """Extents (m,), curvature-weighted squares (m,) and products with every column (m, k)."""
+        task = ProbeTask(self.design, self.basis, self.expand(coef), combinations, self._cache)
+        probe: Probe = self._runner(task, Probe.merge)
+        return probe.extent, probe.squares, probe.products[:, self.design.layout.slot_of_column]
+
+    def margins(self, direction: Floats, threshold: float) -> Margins:
+        """Rows separated by `direction` (active,) and rows that are not."""
+        task = MarginsTask(self.design, self.basis, self.expand(direction), threshold, self._cache)
+        margins: Margins = self._runner(task, Margins.merge)
+        return margins
+
+    def with_basis(self, basis: Basis) -> Objective:
+        """The same loss in another basis."""
+        other = Objective(self.design, basis, self._runner, self._cache, self.null_coef)
+        if basis.reduced == self.basis.reduced and basis.stretch == self.basis.stretch:
+            other.first, other.last = self.first, self.last
+        return other
+
+    def expand(self, coef: Floats) -> Floats:
+        """(active,) coefficients as (k,), zero where there is no estimate."""
+        whole = np.zeros(self.design.layout.columns)
+        whole[self.basis.active] = coef
+        return whole
+
+    def extent(self) -> Floats:
+        """(k,) largest absolute value of every basis column over the rows used; 1 for a factor's."""
+        assert self.first is not None, "ranges are known after the first pass"
+        layout = self.design.layout
+        slots = np.ones(layout.slots)
+        slots[: layout.dense] = np.maximum(np.abs(self.first.totals.low), np.abs(self.first.totals.high))
+        return slots[layout.slot_of_column]
+
+    def box(self) -> Box:
+        """Where the rows lie, in the active columns."""
+        active = self.basis.active
+        return Box(self.extent()[active], self.design.layout.group_of_column[active])
+
+    def _step_null(self, sums: Sums) -> None:
+        """One Newton step of the null model, which shares the passes of the fit."""
+        if self.design.offset is not None:
+            _, slope, curvature = sums.null
+            self.null_decrement = abs(slope) / np.sqrt(curvature) if curvature > 0 else 0.0
+            self.null_loss = sums.null[0]
+            if curvature > 0:
+                self.null_coef -= float(np.clip(slope / curvature, -LONGEST_NULL_STEP, LONGEST_NULL_STEP))

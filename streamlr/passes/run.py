@@ -1,0 +1,95 @@
+"""Threads over parts, and the one tree that merges what they return.
+
+Part numbers alone decide who is merged with whom, so the sums are the same to the last bit for any number of
+threads and any order in which they finish.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+from streamlr.sources.base import Part
+
+
+Result = TypeVar("Result")
+
+
+class MergeTree(Generic[Result]):
+    """A binary tree over `count` leaves; two neighbours merge as soon as both are there."""
+
+    def __init__(self, count: int, merge: Callable[[Result, Result], Result]) -> None:
+        self._count = count
+        self._merge = merge
+        self._waiting: dict[tuple[int, int], Result] = {}
+        self._lock = threading.Lock()
+        self._root: Result | None = None
+
+    def add(self, leaf: int, value: Result) -> None:
+        """Put in the value of a leaf and merge upwards as far as neighbours are there; thread-safe."""
+        level, place, size = 0, leaf, self._count
+        while size > 1:
+            if place == size - 1 and place % 2 == 0:  # no neighbour: it goes up as it is
+                level, place, size = level + 1, place // 2, (size + 1) // 2
+                continue
+            with self._lock:
+                neighbour = self._waiting.pop((level, place ^ 1), None)
+                if neighbour is None:
+                    self._waiting[level, place] = value
+                    return
+            value = self._merge(value, neighbour) if place % 2 == 0 else self._merge(neighbour, value)
+            level, place, size = level + 1, place // 2, (size + 1) // 2
+        self._root = value
+
+    def root(self) -> Result:
+        """The merged value, once every leaf is in."""
+        assert self._root is not None, "a leaf is missing"
+        return self._root
+
+
+def run_threads(
+    parts: Sequence[Part],
+    work: Callable[[Part], Result],
+    merge: Callable[[Result, Result], Result],
+    *,
+    threads: int,
+    done: Callable[[int], None] | None = None,
+) -> Result:
+    """Work on every part and merge the results. `done` is called with the index of each part finished.
+
+    An error or an interrupt stops the other threads after the part at hand and is raised here.
+    """
+    tree: MergeTree[Result] = MergeTree(len(parts), merge)
+    indices = iter(range(len(parts)))
+    lock = threading.Lock()
+    stop = threading.Event()
+
+    def worker() -> None:
+        while not stop.is_set():
+            with lock:
+                index = next(indices, None)
+            if index is None:
+                return
+            tree.add(index, work(parts[index]))
+            if done is not None:
+                done(index)
+
+    count = min(threads, len(parts))
+    if count == 1:
+        worker()
+        return tree.root()
+    with ThreadPoolExecutor(count, thread_name_prefix="streamlr") as pool:
+        running = [pool.submit(worker) for _ in range(count)]
+        try:
+            # Waiting in short turns keeps Ctrl-C responsive on every platform.
+            while True:
+                finished, others = wait(running, timeout=0.2, return_when=FIRST_EXCEPTION)
+                if not others or any(future.exception() for future in finished):
+                    break
+        finally:
+            stop.set()
+        for future in running:
+            future.result()
+    return tree.root()

@@ -1,0 +1,146 @@
+"""The sums of a pass: everything that Newton, inference and reports ever see of the rows.
+
+The Hessian is kept in blocks (dense square, factor diagonals, factor by number, pair tables of factors), so
+adding a part to another costs no more than the tables it filled; it is assembled once a pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.design.design import Tally
+from streamlr.design.layout import Layout
+from streamlr.kernels.block import (
+    FAILURES,
+    LEAST_CURVATURE,
+    LOSS,
+    NULL_CURVATURE,
+    NULL_LOSS,
+    NULL_SLOPE,
+    SCALARS,
+    SUCCESSES,
+    Scratch,
+    Totals,
+    add_block,
+)
+from streamlr.kernels.logistic import log_binomial_coefficients, saturated_loss
+from streamlr.kernels.tile import Block, Conditioning
+
+Floats = NDArray[np.float64]
+
+
+def scratch_for(layout: Layout) -> Scratch:
+    """Working memory of one worker."""
+    rows = layout.tile_rows
+    exponent = np.empty((4, rows))
+    return Scratch(np.zeros((layout.padded, rows)), np.empty((7, rows)), exponent, exponent.view(np.int64))
+
+
+@dataclass
+class Sums:
+    """Loss, gradient and Hessian in the layout's slots, with the tally of rows.
+
+    `first`: this is the first pass with this basis, so column ranges and constants are found as well.
+    """
+
+    layout: Layout
+    first: bool
+    totals: Totals = field(init=False)
+    tally: Tally = field(default_factory=Tally)
+    log_binomial: float = 0.0
+    saturated: float = 0.0
+
+    def __post_init__(self) -> None:
+        layout = self.layout
+        ranges = layout.dense if self.first else 0
+        self.totals = Totals(
+            scalars=np.zeros(SCALARS),
+            gradient=np.zeros(layout.slots),
+            gram=np.zeros((layout.padded, layout.padded)),
+            diagonal=np.zeros(layout.factor_slots),
+            cross=np.zeros((layout.dense, layout.factor_slots)),
+            pairs=np.zeros(layout.pair_cells),
+            low=np.full(ranges, np.inf),
+            high=np.full(ranges, -np.inf),
+            widths=layout.widths,
+            pair_starts=layout.pair_starts,
+        )
+        self.totals.scalars[LEAST_CURVATURE] = np.inf
+
+    def add(
+        self, block: Block, conditioning: Conditioning, coef: Floats, null_coef: float, scratch: Scratch
+    ) -> None:
+        """Add every row of a block at `coef` (slots,)."""
+        add_block(block, conditioning, coef, null_coef, self.totals, scratch)
+        if self.first and block.trials.size:
+            self.log_binomial += log_binomial_coefficients(block.success, block.trials, block.weight)
+            self.saturated += saturated_loss(block.success, block.trials, block.weight)
+
+    def merge(self, other: Sums) -> Sums:
+        """Add another part's sums to these."""
+        ours, theirs = self.totals, other.totals
+        least = min(ours.scalars[LEAST_CURVATURE], theirs.scalars[LEAST_CURVATURE])
+        for name in ("scalars", "gradient", "gram", "diagonal", "cross", "pairs"):
+            total: Floats = getattr(ours, name)
+            total += getattr(theirs, name)
+        ours.scalars[LEAST_CURVATURE] = least
+        np.minimum(ours.low, theirs.low, out=ours.low)
+        np.maximum(ours.high, theirs.high, out=ours.high)
+        self.tally.merge(other.tally)
+        self.log_binomial += other.log_binomial
+        self.saturated += other.saturated
+        return self
+
+    @property
+    def loss(self) -> float:
+        """Minus the log-likelihood, without binomial coefficients."""
+        return float(self.totals.scalars[LOSS])
+
+    @property
+    def null(self) -> tuple[float, float, float]:
+        """Loss, slope and curvature of the null model; zeros without an offset."""
+        scalars = self.totals.scalars
+        return float(scalars[NULL_LOSS]), float(scalars[NULL_SLOPE]), float(scalars[NULL_CURVATURE])
+
+    @property
+    def successes(self) -> float:
+        """Weighted number of successes."""
+        return float(self.totals.scalars[SUCCESSES])
+
+    @property
+    def failures(self) -> float:
+        """Weighted number of failures."""
+        return float(self.totals.scalars[FAILURES])
+
+    @property
+    def least_curvature(self) -> float:
+        """Least curvature of the loss in eta over rows of positive weight."""
+        return float(self.totals.scalars[LEAST_CURVATURE])
+
+    def gradient(self) -> Floats:
+        """(k,) gradient by model column."""
+        return self.totals.gradient[self.layout.slot_of_column]
+
+    def hessian(self) -> Floats:
+        """(k, k) Hessian by model column."""
+        layout, totals = self.layout, self.totals
+        dense = layout.dense
+        whole = np.zeros((layout.slots, layout.slots))
+        lower = np.tril(totals.gram[:dense, :dense])
+        whole[:dense, :dense] = lower + np.tril(lower, -1).T
+        whole[:dense, dense:] = totals.cross
+        whole[dense:, :dense] = totals.cross.T
+        places = np.arange(dense, layout.slots)
+        whole[places, places] = totals.diagonal
+        for f, (start, width) in enumerate(zip(layout.starts, layout.widths, strict=True)):
+            for g in range(f + 1, len(layout.levels)):
+                other, other_width = layout.starts[g], layout.widths[g]
+                begin = layout.pair_starts[f, g]
+                table = totals.pairs[begin : begin + width * other_width].reshape(width, other_width)
+                whole[start : start + width, other : other + other_width] = table
+                whole[other : other + other_width, start : start + width] = table.T
+        slots = layout.slot_of_column
+        return whole[np.ix_(slots, slots)]

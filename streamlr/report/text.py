@@ -1,0 +1,179 @@
+"""The summary of a fit: as text it reads like R's, in a notebook it is an HTML table."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+class Summary:
+    """Prints as text and renders as HTML; made from a result and what a heading needs."""
+
+    def __init__(self, result: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        self._result = result
+        self._about = about
+
+    def __str__(self) -> str:
+        blocks = ["\n".join(self._heading()), self._table(), "\n".join(self._footing())]
+        return "\n\n".join(blocks)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        heads, rows = self._cells()
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        )
+        above = "<br>".join(html.escape(line) for line in self._heading())
+        below = "<br>".join(html.escape(line) for line in self._footing())
+        return (
+            f"<p>{above}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{below}</p>"
+        )
+
+    def _heading(self) -> list[str]:
+        about, glance = self._about, self._result["glance"]
+        what = f"Logistic regression of {about['target']}"
+        if about["trials"] is not None:
+            what += f" successes in {about['trials']} trials"
+        else:
+            what += f" (1 = {about['positive']}, 0 = {about['negative']})"
+        lines = [what]
+        origin = about["origin"]
+        if origin:
+            lines.append(origin[0] + (f" and {len(origin) - 1:,} more" if len(origin) > 1 else ""))
+        rows = f"{glance['rows_read']:,} rows read, {glance['rows_used']:,} used"
+        if glance["rows_dropped"]:
+            dropped = self._result["dropped"]
+            ordered = sorted(dropped.items(), key=lambda item: -item[1])
+            by = ", ".join(f"{name} {count:,}" for name, count in ordered[:6])
+            more = ", …" if len(ordered) > 6 else ""
+            rows += f", {glance['rows_dropped']:,} dropped for missing values ({by}{more})"
+        if about["rows_set_aside"]:
+            rows += f", {about['rows_set_aside']:,} set aside with levels that go with one outcome only"
+        lines.append(rows)
+        if about["weights"] is not None:
+            lines.append(
+                f"{about['weight_type']} weights {about['weights']}, {glance['nobs']:,} observations"
+            )
+        if about["offset"] is not None:
+            lines.append(f"offset {about['offset']}")
+        return lines
+
+    def _table(self) -> str:
+        heads, rows = self._cells()
+        table = [heads, *rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+        lines = []
+        for row in table:
+            cells = [row[0].ljust(widths[0])]
+            cells.extend(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
+        percent = f"{100 * self._about['conf_level']:g}%"
+        heads = ["", "estimate", "std. error", "z", "p", f"{percent} from", "to", "odds ratio"]
+        rows = [self._row(row) for row in self._result["tidy"]]
+        return heads, rows
+
+    def _row(self, row: Row) -> list[str]:
+        if row["estimate"] is None:
+            outcome = self._about["set_aside"].get(row["term"])
+            why = "aliased" if outcome is None else f"set aside, always {outcome}"
+            return [row["term"], why, "", "", "", "", "", ""]
+        return [
+            row["term"],
+            number(row["estimate"]),
+            number(row["std_error"]),
+            fixed(row["statistic"], 2),
+            p_value(row["p_value"]),
+            number(row["conf_low"]),
+            number(row["conf_high"]),
+            number(row["odds_ratio"]),
+        ]
+
+    def _footing(self) -> list[str]:
+        glance, about = self._result["glance"], self._about
+        lines = [
+            f"log-likelihood {glance['log_likelihood']:.8g} (null {glance['null_log_likelihood']:.8g}), "
+            f"AIC {glance['aic']:.8g}, BIC {glance['bic']:.8g}, "
+            f"McFadden R² {number(glance['pseudo_r2'], 4)}",
+            f"deviance {glance['deviance']:.8g} on {glance['df_resid']:,} degrees of freedom "
+            f"(null {glance['null_deviance']:.8g}); model-based standard errors",
+        ]
+        passes = f"{glance['passes']} pass{'' if glance['passes'] == 1 else 'es'}"
+        if glance["converged"]:
+            lines.append(
+                f"converged in {passes}: within {glance['newton_decrement']:.1e} standard errors of the maximum"
+            )
+        else:
+            lines.append(f"NOT converged after {passes}: the estimates are not proved to be near the maximum")
+        if self._result["aliased"]:
+            lines.append(f"aliased (combinations of earlier terms): {listing(self._result['aliased'])}")
+        for name, levels in about["unused_levels"].items():
+            lines.append(f"levels of {name} without a used row: {listing(levels)}")
+        return lines
+
+
+def number(value: float | None, digits: int = 5) -> str:
+    """A number to some significant digits; nothing for None."""
+    return "" if value is None else f"{value:.{digits}g}"
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    """A number with fixed decimals, or an exponent where it is huge; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.{decimals}f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to three digits; one that underflowed is below 1e-300."""
+    if value is None:
+        return ""
+    return "<1e-300" if value < 1e-300 else f"{value:.3g}"
+
+
+def listing(items: Sequence[str], most: int = 8) -> str:
+    """The first few of a list, and how many more there are."""
+    shown = ", ".join(items[:most])
+    return shown + (f" and {len(items) - most:,} more" if len(items) > most else "")
+
+
+def explanation_text(found: Mapping[str, Any]) -> str:
+    """What `explain` found, as text."""
+    rows = "an unknown number of" if found["rows"] is None else f"{found['rows']:,}"
+    files = f"{found['files']:,} file{'' if found['files'] == 1 else 's'}"
+    lines = [f"{rows} rows in {files}, {found['parts']:,} parts", ""]
+    heads = ["column", "type", "role", "nulls", "range or levels"]
+    table = [heads]
+    for column in found["columns"]:
+        reach = ""
+        if column["levels_at_least"] is not None:
+            reach = f"at least {column['levels_at_least']:,} levels"
+        elif column["low"] is not None:
+            reach = f"{column['low']} to {column['high']}"
+        role = column["role"] + (f": {column['reason']}" if column["reason"] else "")
+        nulls = "?" if column["nulls"] is None else f"{column['nulls']:,}"
+        table.append([column["column"], column["type"], role, nulls, reach])
+    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    lines.extend(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )
+    lines += ["", f"formula: {found['formula']}"]
+    lines.append(
+        f"design: at least {found['design_columns_at_least']:,} columns; "
+        f"Hessian {found['hessian_bytes'] / 1e6:,.1f} MB; limit {found['memory_limit_bytes'] / 1e6:,.0f} MB"
+    )
+    if found["seconds_expected"] is not None:
+        lines.append(
+            f"expect about {found['passes_expected']} passes, {found['seconds_expected']:,.1f} s "
+            f"(from {found['rows_looked_at']:,} rows read here)"
+        )
+    return "\n".join(lines)

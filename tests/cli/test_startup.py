@@ -1,0 +1,94 @@
+"""What a bare start imports: nothing that takes a tenth of a second, until a command needs it.
+
+Python's own -X importtime lists the modules, so these tests name the culprit when they fail. Time
+itself is asserted generously here, and tightly only in the run of slow tests, on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+HELP = "import sys; sys.argv = ['streamlr', '--help']; from streamlr.cli import main; main()"
+COMMANDS = ["fit", "predict", "summary"]
+
+
+def imported_by(program: str) -> tuple[set[str], str]:
+    """Top-level packages that `program` imports in a fresh interpreter, and its stdout."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+([\w.]+)$", done.stderr, re.MULTILINE)
+    return {name.split(".")[0] for name in names}, done.stdout
+
+
+def test_the_listing_sees_imports():
+    """The measurement itself: a package imported under another one is found."""
+    packages, _ = imported_by("import numpy.linalg")
+    assert {"numpy", "encodings"} <= packages
+
+
+def test_importing_streamlr_is_light():
+    packages, _ = imported_by("import streamlr")
+    assert "streamlr" in packages
+    assert not packages & {"numba", "pandas", "dask", "pyarrow", "scipy", "sklearn", "formulaic"}
+
+
+def test_public_names_are_there_without_their_weight():
+    """dir() and hasattr of the errors work on the light import; the errors are real classes."""
+    packages, stdout = imported_by(
+        "import streamlr\n"
+        "assert issubclass(streamlr.SeparationError, streamlr.StreamlrError)\n"
+        "assert issubclass(streamlr.ConvergenceWarning, Warning)\n"
+        "print(*sorted({'fit', 'predict', 'load', 'Model'} & set(dir(streamlr))))"
+    )
+    assert stdout.split() == ["Model", "fit", "load", "predict"]
+    assert not packages & {"numba", "pyarrow", "dask", "pandas"}
+
+
+def test_help_is_light_and_lists_the_commands():
+    packages, stdout = imported_by(HELP)
+    assert not packages & {"numba", "pyarrow", "numpy", "scipy", "pandas", "dask", "formulaic"}
+    listed = re.findall(r"^  (\w+) ", stdout, re.MULTILINE)
+    assert set(COMMANDS) <= set(listed)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_does_not_load_the_kernels(command):
+    packages, stdout = imported_by(HELP.replace("'--help'", f"'{command}', '--help'"))
+    assert "numba" not in packages
+    assert "--format" in stdout or "--output" in stdout
+
+
+def test_a_mistyped_option_does_not_load_the_kernels():
+    program = (
+        "import sys; from streamlr.cli import main\n"
+        "try: main(['fit', 'data.parquet', '--bogus'])\n"
+        "except SystemExit as stop: assert stop.code == 2"
+    )
+    packages, _ = imported_by(program)
+    assert not packages & {"numba", "pyarrow"}
+
+
+def seconds_for_help() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", HELP], check=True, capture_output=True, timeout=120)
+    return time.perf_counter() - start
+
+
+def test_help_answers_soon():
+    """The promise is 0.2 s; ten times that still tells a heavy import on a loaded machine."""
+    assert min(seconds_for_help() for _ in range(3)) < 2.0
+
+
+@pytest.mark.slow
+def test_help_answers_in_a_fifth_of_a_second():
+    assert min(seconds_for_help() for _ in range(10)) < 0.2
