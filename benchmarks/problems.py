@@ -9,6 +9,7 @@ write its function and enter it; `ensure` makes the file when it is first asked 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import zipfile
@@ -210,13 +211,17 @@ def ensure(name: str, folder: Path, rows: int | None = None) -> Path:
 
 
 def main() -> None:
+    """Make the problems named and print for each, as a line of JSON, where it is and what is in it."""
     parser = argparse.ArgumentParser(description="Make the data of benchmark problems.")
     parser.add_argument("names", nargs="+", choices=PROBLEMS)
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--rows", type=int, help="another size than the problem's own")
     options = parser.parse_args()
     for name in options.names:
-        print(ensure(name, options.data, options.rows))
+        problem = PROBLEMS[name]
+        path = ensure(name, options.data, options.rows)
+        made = {"path": str(path), "target": problem.target, "features": problem.features}
+        print(json.dumps(made))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ def settle_basis(objective: Objective, coef: Floats) -> tuple[Objective, Floats,
     Returns the objective in the settled basis, `coef` there, the evaluation and the aliased model columns.
     """
     evaluation = objective(coef)
+    if not np.isfinite(evaluation.hessian).all():  # infinities in the data, which the caller reports
+        return objective, coef, evaluation, []
     magnitude = _magnitude(objective)
     aliased: list[int] = []
     cleared: set[int] = set()

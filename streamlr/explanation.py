@@ -39,7 +39,9 @@ class _Look:
 
 def explain(source: Source, *, threads: int | None, memory: int | None, **options: Any) -> dict[str, Any]:
     """Rows, columns and the cost of a fit, as a dict that prints as JSON. `options` are those of `fit`."""
-    spec = leave_out_by_metadata(source, resolve_spec(source.schema, **options))
+    spec = leave_out_by_metadata(
+        source, resolve_spec(source.schema, origin=", ".join(source.origin[:1]), **options)
+    )
     if not source.parts:
         raise StreamlrError("the data have no rows (0 rows).")
     look = _Look(source.parts[0])

@@ -18,7 +18,7 @@ from streamlr import inference
 from streamlr.aliasing import settle_basis
 from streamlr.design.basis import Basis
 from streamlr.design.columns import Level
-from streamlr.design.design import Design, Tally
+from streamlr.design.design import Design, Tally, terms_with_limits
 from streamlr.design.freeze import (
     Review,
     SeparationPolicy,
@@ -55,6 +55,8 @@ Result = TypeVar("Result")
 
 # Without a limit set by the user blocks are kept while the process stays below this size.
 DEFAULT_CACHE_BUDGET = 600_000_000
+# Resident size of a fresh process with everything imported and compiled.
+OWN_SIZE = 250_000_000
 # Rows that centre and scale are learned from, and from which much larger data take their start.
 SAMPLE_PARTS = 4
 START_SHARE = 20
@@ -186,6 +188,7 @@ def fit(
     source = open_source(data)
     spec = resolve_spec(
         source.schema,
+        origin=_named(source),
         formula=formula,
         target=target,
         features=features,
@@ -251,6 +254,14 @@ def _fit(
     return _model(session, spec, design, attempt, state, aliased, constants, conf_level, tol)
 
 
+def _named(source: Source) -> str:
+    """The data in a message: the first of its files, and how many more."""
+    more = len(source.origin) - 1
+    return (
+        source.origin[0] + (f" (and {more:,} more)" if more > 0 else "") if source.origin else "the dataset"
+    )
+
+
 def _is_dask(source: Source) -> bool:
     return type(source).__name__ == "DaskSource"
 
@@ -284,7 +295,7 @@ def _profile(
     """Profile until nothing more has to be left out or set aside, then freeze."""
     set_aside: dict[str, dict[Level, int]] = {}
     if not session.source.parts:
-        raise StreamlrError("the data have no rows (0 rows).")
+        raise StreamlrError(f"{_named(session.source)} has no rows (0 rows).")
     while True:
         columns = tuple(name for name in columns if name in spec.columns)
         task = ProfileTask(
@@ -294,6 +305,8 @@ def _profile(
             set_aside={column: frozenset(levels) for column, levels in set_aside.items()},
         )
         profile = session.run(session.source.parts, columns, task, ProfileSums.merge, "profile")
+        if profile.rows_read == 0:
+            raise StreamlrError(f"{_named(session.source)} has no rows (0 rows).")
         found: Review = review(spec, profile, separation)
         if not found:
             break
@@ -302,7 +315,10 @@ def _profile(
             set_aside.setdefault(column, {}).update(levels)
     for column, reason in spec.excluded.items():
         session.emit(Remark(f"left out: {column} ({reason})"))
-    return spec, profile, freeze(spec, profile, set_aside)
+    design = freeze(spec, profile, set_aside)
+    for name, outcome in terms_with_limits(design).items():
+        session.emit(Remark(f"set aside: {name}, whose rows all have outcome {outcome}"))
+    return spec, profile, design
 
 
 def _check_memory(design: Design, threads: int, limit: int) -> int:
@@ -314,7 +330,7 @@ def _check_memory(design: Design, threads: int, limit: int) -> int:
     batch = layout.batch_rows * (8 * layout.numeric + 4 * len(layout.levels) + 8)
     # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment.
     needed = 8 * slots * slots + 4 * hessian + (threads + 3) * tables + 3 * threads * batch
-    if resident_bytes() + needed > limit:
+    if needed > limit - min(resident_bytes(), OWN_SIZE):
         terms = sorted(design.factors, key=lambda factor: -len(factor.levels))
         advice = (
             f" Widest term: {terms[0].name} ({len(terms[0].levels):,} levels). "

@@ -170,10 +170,10 @@ def _solve(evaluation: Evaluation) -> tuple[Floats, float, Floats]:
     k = gradient.size
     if k == 0:
         return np.zeros(0), 0.0, np.zeros(0)
-    scale = _scale(hessian)
     nothing = np.zeros(k), math.inf, np.full(k, math.inf)
     if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
         return nothing
+    scale = _scale(hessian)
     factor, info = lapack.dpotrf(hessian / np.multiply.outer(scale, scale), lower=1)
     if info != 0:
         return nothing

@@ -35,9 +35,9 @@ def blocks_of(design: Design, part: Any, tally: Tally, cache: BlockCache | None)
         tally.merge(counted)
         yield from blocks
         return
-    encoder = Encoder(design)
     own = Tally()
     holding: list[Block] | None = [] if cache is not None and cache.accepts() else None
+    encoder = Encoder(design, reuse=holding is None)
     for batch in part.read(design.columns, design.coded_columns, design.layout.batch_rows):
         block = encoder.encode(batch, own)
         if holding is not None:

@@ -126,7 +126,8 @@ def check_scorable(design: Design, source: Source) -> None:
     if missing:
         listed = ", ".join(f"'{name}'" for name in missing)
         hint = did_you_mean(missing[0], names) if len(missing) == 1 else ""
-        raise StreamlrError(f"the data lack {listed}, which the model needs.{hint}")
+        where = source.origin[0] if source.origin else "the data"
+        raise StreamlrError(f"{where} lacks {listed}, which the model needs.{hint}")
     for name in design.feature_columns:
         reason = why_unusable(source.schema.field(name).type)
         if reason is not None and reason != "all null":

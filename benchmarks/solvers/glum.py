@@ -3,7 +3,7 @@
 The tolerance is the tightest that glum meets on 11 million rows, 1e-4 standard errors from the
 maximum. A smaller one asks for a last Newton step whose gain is below the rounding of the summed
 deviance: the line search then rejects it, and `gradient_tol=1e-8` took 18 iterations instead of 4
-and six times as long to come within 1e-5.
+and several times as long to come within 1e-5.
 """
 
 from __future__ import annotations

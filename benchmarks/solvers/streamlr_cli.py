@@ -1,4 +1,4 @@
-"""streamlr as a user types it: the installed program, with its table of results read from stdout."""
+"""streamlr as a user types it: the installed program, its table of results read from stdout."""
 
 from __future__ import annotations
 

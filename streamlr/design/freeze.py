@@ -30,8 +30,6 @@ class Review:
 
 def review(spec: Spec, profile: ProfileSums, separation: SeparationPolicy) -> Review:
     """Raise the first fault a profile shows, or say what must change before the next profile."""
-    if profile.rows_read == 0:
-        raise StreamlrError("the data have no rows (0 rows).")
     if spec.missing == "error" and profile.missing:
         counts = _counts(profile.missing)
         raise StreamlrError(f"missing values: {counts}. Fill them, or drop their rows with --missing drop.")
@@ -56,6 +54,8 @@ def review(spec: Spec, profile: ProfileSums, separation: SeparationPolicy) -> Re
         )
     if profile.rows_used == 0:
         raise StreamlrError("no rows are left: every row has a level that goes with one outcome only.")
+    if spec.weights is not None and not any(profile.outcome_weight.values()) and spec.trials is None:
+        raise StreamlrError(f"the weight '{spec.weights}' is zero in all {profile.rows_used:,} rows used.")
     _check_infinite(profile)
     _check_levels(spec, profile)
     positive = None
@@ -105,7 +105,9 @@ def _check_weights(spec: Spec, profile: ProfileSums) -> None:
         "weight infinite": "is infinite",
     }
     if spec.weight_type == "frequency":
-        problems["weight fractional"] = "is not a whole number, which a frequency must be (see --weight-type)"
+        problems["weight fractional"] = (
+            "is not a whole number, which a frequency must be (weights of precision are --weight-type analytic)"
+        )
     for fault, text in problems.items():
         if faults[fault]:
             raise StreamlrError(f"the weight '{spec.weights}' {text} in {faults[fault]:,} rows.")

@@ -117,4 +117,4 @@ class Layout:
     def batch_rows(self) -> int:
         """Rows decoded at once: about 16 MB of columns, so that a wide table streams in little memory."""
         width = 8 * (self.numeric + 2) + 4 * len(self.levels)
-        return int(np.clip((1 << 24) // width // 1024 * 1024, 1024, 65_536))
+        return int(np.clip((1 << 24) // width // 1024 * 1024, 1024, 16_384))

@@ -58,7 +58,7 @@ class LevelCounts:
     def add(
         self, codes: pa.DictionaryArray, keep: NDArray[np.bool_], outcomes: list[NDArray[np.float64]]
     ) -> None:
-        """Count the rows kept; `outcomes` are their weights in each of the four columns."""
+        """Count the rows kept; `outcomes` are what each adds to the first columns of the table."""
         if self.counts is None:
             return
         if self.dictionary is None or not codes.dictionary.equals(self.dictionary):
@@ -79,7 +79,7 @@ class LevelCounts:
             )
         assert self.table is not None
         for column, weights in enumerate(outcomes):
-            if weights.size:
+            if used.size:
                 self.table[:, column] += np.bincount(used, weights=weights, minlength=len(self.table))
 
     def flush(self) -> None:
@@ -159,7 +159,10 @@ class ProfileSums:
         self.rows_used += int(keep.sum())
         for name, column in values.items():
             self._add_range(name, column[keep])
-        outcomes = self._outcome_weights(codes, values, spec, keep, weight)
+        if spec.trials is not None:
+            outcomes = self._count_trials(values, spec, keep, weight)
+        else:
+            outcomes = self._count_outcomes(codes[spec.target], keep, weight, bool(task.factors))
         for name in task.factors:
             self.factors.setdefault(name, LevelCounts()).add(codes[name], keep, outcomes)
 
@@ -183,55 +186,58 @@ class ProfileSums:
         known = self.ranges.get(name)
         self.ranges[name] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
 
-    def _outcome_weights(
+    def _count_trials(
         self,
-        codes: Mapping[str, pa.DictionaryArray],
         values: Mapping[str, NDArray[Any]],
         spec: Spec,
         keep: NDArray[np.bool_],
         weight: NDArray[np.float64],
     ) -> list[NDArray[np.float64]]:
-        """Of the rows kept: ones, weight in the first outcome, in the second, in any other."""
+        """Count successes and failures; of the rows kept: ones, weight of successes, of failures."""
+        assert spec.trials is not None
         w = weight[keep]
-        nothing = np.empty(0)
-        if spec.trials is not None:
-            success = values[spec.target][keep].astype(np.float64)
-            trials = values[spec.trials][keep].astype(np.float64)
-            self.faults["successes not whole"] += int((success != np.floor(success)).sum())
-            self.faults["trials not whole"] += int((trials != np.floor(trials)).sum())
-            self.faults["successes negative"] += int((success < 0).sum())
-            self.faults["successes above trials"] += int((success > trials).sum())
-            self.successes += float((w * success).sum())
-            self.failures += float((w * (trials - success)).sum())
-            return [np.ones(w.size), w * success, w * (trials - success), nothing]
+        success = values[spec.target][keep].astype(np.float64)
+        trials = values[spec.trials][keep].astype(np.float64)
+        self.faults["successes not whole"] += int((success != np.floor(success)).sum())
+        self.faults["trials not whole"] += int((trials != np.floor(trials)).sum())
+        self.faults["successes negative"] += int((success < 0).sum())
+        self.faults["successes above trials"] += int((success > trials).sum())
+        self.successes += float((w * success).sum())
+        self.failures += float((w * (trials - success)).sum())
+        return [np.ones(w.size), w * success, w * (trials - success)]
+
+    def _count_outcomes(
+        self,
+        target: pa.DictionaryArray,
+        keep: NDArray[np.bool_],
+        weight: NDArray[np.float64],
+        by_row: bool,
+    ) -> list[NDArray[np.float64]]:
+        """Count the target's values; `by_row`: of the rows kept also ones, and weight in the first two values."""
         if len(self.outcomes) >= MAXIMUM_OUTCOMES:  # an error already; do not spend time on counting it
-            return [np.ones(w.size), nothing, nothing, nothing]
-        target = codes[spec.target]
-        places = []
-        for value in target.dictionary.to_pylist():
-            level = level_of(value)
-            places.append(OTHER if level is None else level)
+            return []
+        everything = bool(keep.all())
+        w = weight if everything else weight[keep]
         indices = target.indices
         if indices.null_count:
             indices = pc.fill_null(indices, 0)
-        used = indices.to_numpy(zero_copy_only=False)[keep]
-        rows = np.bincount(used, minlength=len(places))
-        weights = np.bincount(used, weights=w, minlength=len(places))
-        column_of = np.full(max(len(places), 1), OTHER)
+        used = indices.to_numpy(zero_copy_only=False)
+        used = used if everything else used[keep]
+        levels = [level_of(value) for value in target.dictionary.to_pylist()]
+        rows = np.bincount(used, minlength=len(levels))
+        weights = np.bincount(used, weights=w, minlength=len(levels))
+        column_of = np.full(max(len(levels), 1), OTHER)
         for entry in np.flatnonzero(rows):
-            level = places[entry]
-            if level not in self.outcomes and len(self.outcomes) >= MAXIMUM_OUTCOMES:
+            level = levels[entry]
+            if level is None or (level not in self.outcomes and len(self.outcomes) >= MAXIMUM_OUTCOMES):
                 continue
             self.outcomes[level] = self.outcomes.get(level, 0) + int(rows[entry])
             self.outcome_weight[level] = self.outcome_weight.get(level, 0.0) + float(weights[entry])
             column_of[entry] = self._column(level)
+        if not by_row:
+            return []
         column = column_of[used]
-        return [
-            np.ones(w.size),
-            np.where(column == FIRST, w, 0.0),
-            np.where(column == SECOND, w, 0.0),
-            nothing,
-        ]
+        return [np.ones(w.size), w * (column == FIRST), w * (column == SECOND)]
 
     def _column(self, level: Level) -> int:
         for place, known in enumerate(self.outcomes):

@@ -63,6 +63,7 @@ class Spec:
 def resolve_spec(
     schema: pa.Schema,
     *,
+    origin: str,
     formula: str | None,
     target: str | None,
     features: Sequence[str] | None,
@@ -94,7 +95,7 @@ def resolve_spec(
     outcome = _inferred_target(schema) if target is None else target
     for name in (outcome, weights, offset, trials, *exclude, *categorical, *numeric, *reference):
         if name is not None:
-            _check_name(name, names)
+            _check_name(name, names, origin)
     roles = {name for name in (outcome, weights, offset, trials) if name is not None}
     for role, name in (("weights", weights), ("offset", offset), ("trials", trials)):
         if name == outcome:
@@ -128,7 +129,7 @@ def resolve_spec(
                 excluded[name] = reason
     resolved = []
     for column, factor in wanted:
-        _check_name(column, names)
+        _check_name(column, names, origin)
         if column in roles:
             raise StreamlrError(
                 f"column '{column}' cannot be both a feature and the target, weights, offset or trials."
@@ -164,9 +165,11 @@ def resolve_spec(
     )
 
 
-def _check_name(name: str, names: Sequence[str]) -> None:
+def _check_name(name: str, names: Sequence[str], origin: str) -> None:
     if name not in names:
-        raise StreamlrError(f"no column '{name}' ({len(names)} columns).{did_you_mean(name, names)}")
+        raise StreamlrError(
+            f"no column '{name}' in {origin} ({len(names)} columns).{did_you_mean(name, names)}"
+        )
 
 
 def _check_target(name: str, kind: pa.DataType, trials: str | None) -> None:

@@ -76,13 +76,6 @@ class ParquetPart:
     rows: int
     folders: tuple[tuple[str, Any], ...] = ()
 
-    @property
-    def label(self) -> str:
-        """The part in messages: which file, which row groups."""
-        if self.stop - self.first == 1:
-            return f"{self.identity.path}, row group {self.first}"
-        return f"{self.identity.path}, row groups {self.first} to {self.stop - 1}"
-
     def read(self, columns: Sequence[str], coded: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Batches of the columns asked for, in that order."""
         if FileIdentity.of(self.identity.path) != self.identity:
@@ -108,7 +101,17 @@ class ParquetPart:
                 ):
                     yield _arranged(batch, columns, folders)
         except (pa.ArrowException, OSError) as error:
-            raise StreamlrError(f"{self.label}: cannot be read ({_first_line(error)}).") from error
+            raise StreamlrError(f"{self._culprit(stored)}: cannot be read ({_first_line(error)}).") from error
+
+    def _culprit(self, stored: Sequence[str]) -> str:
+        """The row group that cannot be read, by reading them again one by one."""
+        for group in range(self.first, self.stop):
+            try:
+                with pq.ParquetFile(self.identity.path, page_checksum_verification=True) as file:
+                    file.read_row_group(group, columns=list(stored), use_threads=False)
+            except (pa.ArrowException, OSError):
+                return f"{self.identity.path}, row group {group}"
+        return f"{self.identity.path}, row groups {self.first} to {self.stop - 1}"
 
     def _check_columns(self, stored: Sequence[str], schema: pa.Schema) -> None:
         missing = [name for name in stored if name not in schema.names]
