@@ -36,8 +36,8 @@ def predict(
     Args:
         model: a fitted model.
         data: anything that `fit` reads.
-        output: a Parquet file to write, row group by row group; then the return value is the number of rows and
-            the number of them that could not be scored.
+        output: a Parquet file to write, row group by row group; then the return value is the number of rows
+            and the number of them that could not be scored.
         keep: columns of `data` to carry along into `output`.
         threads: worker threads; default the cores this process may use.
         done: called with the number of rows written so far.

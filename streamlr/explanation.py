@@ -1,7 +1,7 @@
 """What a fit would do, before it is done: from metadata and one part of the data.
 
-Levels are counted in the rows looked at, so they are lower bounds; widths and memory follow from them. The time
-is what decoding and summing those rows took here, times the rows there are and the passes to expect.
+Levels are counted in the rows looked at, so they are lower bounds; widths and memory follow from them. The
+time is what decoding those rows took here, times the rows there are and the passes to expect.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from streamlr.design.freeze import outcome_levels
 from streamlr.design.profile import ProfileSums, ProfileTask
 from streamlr.design.spec import Spec, resolve_spec
 from streamlr.errors import StreamlrError
-from streamlr.fitting import leave_out_by_metadata
 from streamlr.passes.memory import available_cores, available_memory, resident_bytes
+from streamlr.profiling import leave_out_by_metadata
 from streamlr.sources.base import Source
 
 # A fit from the null model takes five or six passes, one from a sample three or four, and one profiles.

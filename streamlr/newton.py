@@ -22,6 +22,7 @@ since the leverage c_i x_i'H^-1 x_i of a row never exceeds one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _scale(hessian: Floats) -> Floats:
 
 
 def _solve(evaluation: Evaluation) -> tuple[Floats, float, Floats]:
-    """Newton direction, decrement, and diagonal of the inverse Hessian; nothing finite where it is singular."""
+    """Newton direction, decrement, diagonal of the inverse Hessian; nothing finite where it is singular."""
     hessian, gradient = evaluation.hessian, evaluation.gradient
     k = gradient.size
     if k == 0:
@@ -193,7 +194,7 @@ def _status(decrements: list[float], distance: float, tolerance: float) -> Statu
         return "diverging"
     recent = decrements[-LINEAR_STEPS - 1 :]
     slow = len(recent) > LINEAR_STEPS and all(
-        after > LINEAR_RATE * before for before, after in zip(recent, recent[1:], strict=False)
+        after > LINEAR_RATE * before for before, after in itertools.pairwise(recent)
     )
     if slow and decrement < DIVERGED and not math.isfinite(distance):
         return "diverging"

@@ -47,7 +47,7 @@ def _run(ctx: click.Context, words: list[str], folder: str, threads: int | None,
         arguments += ["--threads", str(threads)]
     if quiet:
         arguments.append("--quiet")
-    subcommand = main.get_command(ctx, words[0])  # type: ignore[attr-defined]
+    subcommand = main.get_command(ctx, words[0])
     assert subcommand is not None
     with subcommand.make_context(words[0], arguments, parent=ctx.parent) as sub:
         subcommand.invoke(sub)

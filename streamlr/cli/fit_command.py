@@ -75,8 +75,8 @@ def command(
     if not model.converged:
         if not log_json:
             click.echo(
-                f"Not converged after {model.statistics.passes} passes: the estimates are not proved to be near the "
-                f"maximum. Raise --max-passes (now {options['max_passes']}).",
+                f"Not converged after {model.statistics.passes} passes: the estimates are not proved to be "
+                f"near the maximum. Raise --max-passes (now {options['max_passes']}).",
                 err=True,
             )
         sys.exit(3)
@@ -85,8 +85,8 @@ def command(
 def _fitted(data: tuple[str, ...], output: str | None, reporter: Any, options: dict[str, Any]) -> Any:
     from streamlr.errors import ConvergenceWarning
     from streamlr.fitting import fit
-    from streamlr.whole_file import check_writable
     from streamlr.sources.open import open_source
+    from streamlr.whole_file import check_writable
 
     if output is not None:
         check_writable(output)

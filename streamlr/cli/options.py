@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FORMATS = ("text", "json", "csv", "markdown", "latex")
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A size in bytes: 512MB, 4GB, 1.5GiB."""
 
     name = "size"
@@ -31,7 +31,7 @@ class Size(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Assignment(click.ParamType):
+class Assignment(click.ParamType):  # type: ignore[type-arg]
     """COL=VALUE; the column may hold an equals sign itself."""
 
     name = "col=value"
@@ -110,7 +110,7 @@ def column_options(command: Command) -> Command:
 
 def column_lists(values: Sequence[str], names: Sequence[str]) -> list[str]:
     """COL,COL options as a list of columns; an exact column name wins over splitting at commas."""
-    columns = []
+    columns: list[str] = []
     for value in values:
         pieces = [value] if value in names else value.split(",")
         columns.extend(piece.strip() if piece not in names else piece for piece in pieces)
@@ -139,7 +139,7 @@ def column_arguments(names: Sequence[str], options: Mapping[str, Any]) -> dict[s
 
 @contextmanager
 def errors_as_messages(log_json: bool = False) -> Iterator[None]:
-    """Library errors as one message and an exit code: 1 for data and model, 4 for separation, 130 for Ctrl-C."""
+    """Errors as one message and an exit code: 1 data or model, 4 separation, 130 Ctrl-C."""
     from streamlr.errors import SeparationError, StreamlrError
 
     try:

@@ -83,7 +83,7 @@ def level_of(value: Any) -> Level | None:
         value = float(value)
     if isinstance(value, float) and value != value:
         return None
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 class Recoder:
@@ -117,7 +117,7 @@ class Recoder:
 
 def sorted_levels(levels: Iterable[Level]) -> list[Level]:
     """Numbers as numbers, text by code point, False before True."""
-    return sorted(levels, key=lambda level: level)  # type: ignore[arg-type,return-value]
+    return sorted(levels)
 
 
 def find_level(wanted: Any, levels: Iterable[Level]) -> Level | None:

@@ -105,7 +105,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Design:
-    """Roles and terms of a model, frozen. `positive` and `negative` are the outcome's levels, None with trials."""
+    """Roles and terms of a model, frozen.
+
+    `positive` and `negative` are the outcome's levels, None with trials.
+    """
 
     target: str
     positive: Level | None

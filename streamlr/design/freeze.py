@@ -106,7 +106,7 @@ def _check_weights(spec: Spec, profile: ProfileSums) -> None:
     }
     if spec.weight_type == "frequency":
         problems["weight fractional"] = (
-            "is not a whole number, which a frequency must be (weights of precision are --weight-type analytic)"
+            "is not a whole number, which a frequency must be (for precisions: --weight-type analytic)"
         )
     for fault, text in problems.items():
         if faults[fault]:

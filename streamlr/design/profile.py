@@ -213,7 +213,7 @@ class ProfileSums:
         weight: NDArray[np.float64],
         by_row: bool,
     ) -> list[NDArray[np.float64]]:
-        """Count the target's values; `by_row`: of the rows kept also ones, and weight in the first two values."""
+        """Count the target's values; `by_row`: also, for each row, one and its weight in the first two."""
         if len(self.outcomes) >= MAXIMUM_OUTCOMES:  # an error already; do not spend time on counting it
             return []
         everything = bool(keep.all())

@@ -196,8 +196,8 @@ def _inferred_target(schema: pa.Schema) -> str:
     ] or list(schema.names)
     shown = ", ".join(candidates[:20]) + (", …" if len(candidates) > 20 else "")
     raise StreamlrError(
-        f"no column is named {', '.join(TARGET_NAMES[:-1])} or {TARGET_NAMES[-1]}, so the target must be named "
-        f"with --target (target=...). Candidates: {shown}."
+        f"no column is named {', '.join(TARGET_NAMES[:-1])} or {TARGET_NAMES[-1]}, so the target must be "
+        f"named with --target (target=...). Candidates: {shown}."
     )
 
 

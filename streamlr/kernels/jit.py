@@ -39,7 +39,7 @@ def _compile(function: Kernel, fastmath: frozenset[str]) -> Kernel:
     global _told_about_cache
     options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
     try:
-        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        return njit(cache=True, **options)(function)
     except RuntimeError as error:
         if "cannot cache function" not in str(error):
             raise
@@ -47,4 +47,4 @@ def _compile(function: Kernel, fastmath: frozenset[str]) -> Kernel:
         _told_about_cache = True
         line = "streamlr: no writable folder for compiled kernels; compiling them for this run only"
         sys.stderr.write(f"{line} (set NUMBA_CACHE_DIR to keep them)\n")
-    return njit(**options)(function)  # type: ignore[no-any-return]
+    return njit(**options)(function)

@@ -15,8 +15,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamlr.kernels.jit import kernel, summing_kernel
+
+Floats = NDArray[np.float64]
 
 LOG2_E = 1.4426950408889634
 # ln 2 in two parts, the first with 21 trailing zero bits, so that n times it is exact (Cody and Waite 1980,
@@ -161,7 +164,7 @@ def dot(a, b, count):
 
 
 @kernel
-def log_binomial_coefficients(success, trials, weight):
+def log_binomial_coefficients(success: Floats, trials: Floats, weight: Floats) -> float:
     """sum of w log(n choose k), the part of a binomial log-likelihood that no coefficient moves."""
     s = 0.0
     for i in range(success.size):
@@ -173,7 +176,7 @@ def log_binomial_coefficients(success, trials, weight):
 
 
 @kernel
-def saturated_loss(success, trials, weight):
+def saturated_loss(success: Floats, trials: Floats, weight: Floats) -> float:
     """-sum of w (k log(k/n) + (n - k) log((n - k)/n)): the loss of a model with a parameter a row."""
     s = 0.0
     for i in range(success.size):

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 class Block(NamedTuple):
-    """A chunk of n rows as arrays, the one thing that kernels are fed; an array of size 0 means that there is no such column."""
+    """A chunk of n rows as arrays, the one thing that kernels are fed; size 0: there is no such column."""
 
     numeric: NDArray[np.floating]  # (q, n), float32 or float64
     codes: NDArray[np.int32]  # (c, n), -1 for "no column"
@@ -71,10 +71,7 @@ def linear_predictor(block, starts, coef, first, count, tile, eta):
     """eta = sum over dense columns of coef[j] tile[j] + sum over factors of coef[slot of the code]"""
     for i in range(count):
         eta[i] = 0.0
-    if starts.size > 0:
-        dense = starts[0]
-    else:
-        dense = coef.size
+    dense = starts[0] if starts.size > 0 else coef.size
     for j in range(dense):
         slope = coef[j]
         if slope != 0.0:

@@ -14,7 +14,7 @@ from streamlr.passes.memory import resident_bytes
 
 
 class BlockCache:
-    """Blocks of parts by the identity of the part object. `budget`: resident bytes of the process not to be exceeded."""
+    """Blocks of parts, by the identity of the part object, while the process stays below `budget` bytes."""
 
     def __init__(self, budget: int, headroom: int) -> None:
         """`headroom` bytes are left for what threads decode at the same time."""

@@ -29,4 +29,4 @@ def run_dask(
         pairs = [join(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         level = pairs + ([level[-1]] if len(level) % 2 else [])
     (result,) = dask.compute(level[0])
-    return result  # type: ignore[no-any-return]
+    return result

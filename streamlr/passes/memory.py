@@ -47,7 +47,7 @@ def format_size(size: float) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that this process could have: of the machine's free memory, no more than its container's limit."""
+    """Bytes that this process could have: the machine's free memory, or its container's limit if lower."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = page * os.sysconf("SC_PHYS_PAGES")
     free = _from_meminfo("MemAvailable") or total

@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 
 from streamlr.sources.base import Part
 
-
 Result = TypeVar("Result")
 
 

@@ -109,7 +109,8 @@ class Summary:
         passes = f"{glance['passes']} pass{'' if glance['passes'] == 1 else 'es'}"
         if glance["converged"]:
             lines.append(
-                f"converged in {passes}: within {glance['newton_decrement']:.1e} standard errors of the maximum"
+                f"converged in {passes}: within {glance['newton_decrement']:.1e} standard errors "
+                "of the maximum"
             )
         else:
             lines.append(f"NOT converged after {passes}: the estimates are not proved to be near the maximum")

@@ -27,7 +27,7 @@ def open_source(data: Any) -> Source:
         return _open_paths([os.fspath(item) for item in data])
     module = type(data).__module__
     if module.startswith("streamlr.sources."):
-        return data  # type: ignore[no-any-return]
+        return data
     if module.startswith(("dask.", "dask_expr.")):
         from streamlr.sources.dask import DaskSource
 
@@ -74,7 +74,7 @@ def _files_of(path: str) -> list[tuple[str, Mapping[str, str]]]:
 
 
 def _files_below(folder: str) -> list[str]:
-    found = []
+    found: list[str] = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(("_", "."))]
         found.extend(

@@ -1,0 +1,140 @@
+"""From the last state of Newton to a model: inference, statistics, and what is told beside them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr import inference
+from streamlr.design.design import Design, terms_with_limits
+from streamlr.design.spec import Spec
+from streamlr.model import Model, Statistics
+from streamlr.newton import State, inverse
+from streamlr.objective import Objective
+from streamlr.passes.memory import peak_resident_bytes
+from streamlr.passes.session import Session
+from streamlr.passes.sums import Sums
+from streamlr.sources.base import Source
+
+Floats = NDArray[np.float64]
+
+
+def conclude(
+    session: Session,
+    spec: Spec,
+    objective: Objective,
+    state: State,
+    aliased: Sequence[int],
+    *,
+    conf_level: float,
+    tol: float,
+) -> Model:
+    """The model at the state where Newton ended; `aliased` are model columns."""
+    assert objective.first is not None
+    design, basis, first = objective.design, objective.basis, objective.first
+    names = design.column_names
+    active = np.flatnonzero(basis.active)
+    covariance = inverse(state.evaluation.hessian)
+    whole = np.zeros((len(names), len(names)))
+    whole[np.ix_(active, active)] = covariance
+    raw_covariance = basis.covariance_to_raw(whole)[np.ix_(active, active)]
+    constants = _constants(objective)
+    single_level = [factor.name for factor in design.factors if not factor.levels]
+    return Model(
+        design=design,
+        basis=basis,
+        conditioned_coef=state.coef,
+        conditioned_covariance=covariance,
+        params=basis.to_raw(objective.expand(state.coef))[active],
+        bse=inference.standard_errors(raw_covariance),
+        statistics=_statistics(session, objective, first, state, tol),
+        conf_level=conf_level,
+        dropped={name: int(count) for name, count in first.tally.missing.items() if count},
+        excluded={**spec.excluded, **constants},
+        aliased=[names[column] for column in aliased if names[column] not in constants] + single_level,
+        separation=_set_aside_finding(design, first),
+        trace=session.trace,
+        provenance=_provenance(session.source, tol),
+    )
+
+
+def _constants(objective: Objective) -> dict[str, str]:
+    """Unnamed numeric columns that turned out to have one value in all rows used."""
+    assert objective.first is not None
+    design = objective.design
+    if not design.intercept:
+        return {}
+    totals, basis = objective.first.totals, objective.basis
+    constants = {}
+    for j, number in enumerate(design.numbers):
+        slot = design.layout.intercept + j
+        column = int(basis.numeric_columns[j])
+        if not number.named and totals.low[slot] == totals.high[slot] and not basis.active[column]:
+            constants[number.name] = f"constant ({totals.low[slot] / basis.scale[j] + basis.centre[j]:g})"
+    return constants
+
+
+def _statistics(session: Session, objective: Objective, first: Sums, state: State, tol: float) -> Statistics:
+    design = objective.design
+    tally = first.tally
+    nobs = float(
+        tally.weight if design.weights and design.weight_type == "frequency" else tally.rows_weighted
+    )
+    loss = state.evaluation.loss
+    if design.offset is None:
+        s, f = first.successes, first.failures
+        null_loss = -(s * math.log(s / (s + f)) + f * math.log(f / (s + f)))
+    else:
+        null_loss = objective.null_loss - 0.5 * objective.null_decrement**2
+    null_settled = design.offset is None or objective.null_decrement <= max(tol, 1e-6)
+    return Statistics(
+        nobs=nobs,
+        log_likelihood=first.log_binomial - loss,
+        null_log_likelihood=first.log_binomial - null_loss,
+        deviance=2.0 * (loss - first.saturated),
+        null_deviance=2.0 * (null_loss - first.saturated),
+        converged=state.status == "converged" and bool(null_settled),
+        passes=session.passes,
+        newton_decrement=_distance(state),
+        rows_read=tally.rows_read,
+        rows_used=tally.rows_used,
+        rows_dropped=tally.rows_read - tally.rows_used - tally.rows_set_aside,
+        rows_set_aside=tally.rows_set_aside,
+        seconds=time.perf_counter() - session.started,
+        peak_rss_bytes=peak_resident_bytes(),
+    )
+
+
+def _distance(state: State) -> float | None:
+    """The proved distance to the maximum, or the decrement alone where nothing is proved."""
+    for distance in (state.distance, state.decrement):
+        if math.isfinite(distance):
+            return distance
+    return None
+
+
+def _set_aside_finding(design: Design, first: Sums) -> dict[str, Any] | None:
+    limits = terms_with_limits(design)
+    if not limits:
+        return None
+    return {
+        "kind": "quasi-complete",
+        "terms": [{"term": term, "direction": 1 if outcome else -1} for term, outcome in limits.items()],
+        "rows_separated": first.tally.rows_set_aside,
+        "rows_overlapping": first.tally.rows_used,
+    }
+
+
+def _provenance(source: Source, tol: float) -> dict[str, Any]:
+    return {
+        "origin": list(source.origin),
+        "schema": {field.name: str(field.type) for field in source.schema},
+        "tolerance": tol,
+        "versions": {name: version(name) for name in ("streamlr", "numpy", "numba", "pyarrow")},
+    }

@@ -1,0 +1,106 @@
+"""Profiling: what is learned of the data before Newton starts, and whether the design fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamlr.design.columns import Level
+from streamlr.design.design import Design, terms_with_limits
+from streamlr.design.freeze import Review, SeparationPolicy, freeze, review, without_columns
+from streamlr.design.profile import ProfileSums, ProfileTask
+from streamlr.design.spec import Spec
+from streamlr.errors import StreamlrError
+from streamlr.passes.memory import format_size, resident_bytes
+from streamlr.passes.session import Session
+from streamlr.sources.base import Source
+
+# Resident size of a fresh process with everything imported and compiled.
+OWN_SIZE = 250_000_000
+
+
+def named(source: Source) -> str:
+    """The data in a message: the first of its files, and how many more."""
+    more = len(source.origin) - 1
+    return (
+        source.origin[0] + (f" (and {more:,} more)" if more > 0 else "") if source.origin else "the dataset"
+    )
+
+
+def leave_out_by_metadata(source: Source, spec: Spec) -> Spec:
+    """Leave out unnamed columns that metadata show to be all null or constant."""
+    reasons = {}
+    for feature in spec.features:
+        if feature.named:
+            continue
+        told = source.statistics(feature.column)
+        if source.rows is not None and source.rows > 0 and told.null_count == source.rows:
+            reasons[feature.column] = "all null"
+        elif told.low is not None and told.low == told.high and told.low == told.low:
+            reasons[feature.column] = f"constant ({told.low})"
+    return without_columns(spec, reasons) if reasons else spec
+
+
+def columns_to_profile(source: Source, spec: Spec) -> tuple[str, ...]:
+    """Roles, factors, and the numbers that may be null: levels count only in rows that are used."""
+    wanted = {name for name in (spec.target, spec.weights, spec.offset, spec.trials) if name is not None}
+    for feature in spec.features:
+        if feature.categorical or source.statistics(feature.column).null_count != 0:
+            wanted.add(feature.column)
+    return tuple(name for name in spec.columns if name in wanted)
+
+
+def profile_and_freeze(
+    session: Session, spec: Spec, columns: Sequence[str], separation: SeparationPolicy
+) -> tuple[Spec, ProfileSums, Design]:
+    """Profile until nothing more has to be left out or set aside, then freeze."""
+    set_aside: dict[str, dict[Level, int]] = {}
+    if not session.source.parts:
+        raise StreamlrError(f"{named(session.source)} has no rows (0 rows).")
+    while True:
+        columns = tuple(name for name in columns if name in spec.columns)
+        task = ProfileTask(
+            spec=spec,
+            columns=columns,
+            factors=tuple(f.column for f in spec.features if f.categorical),
+            set_aside={column: frozenset(levels) for column, levels in set_aside.items()},
+        )
+        profile = session.run(session.source.parts, columns, task, ProfileSums.merge, "profile")
+        if profile.rows_read == 0:
+            raise StreamlrError(f"{named(session.source)} has no rows (0 rows).")
+        found: Review = review(spec, profile, separation)
+        if not found:
+            break
+        spec = without_columns(spec, found.exclude)
+        for column, levels in found.set_aside.items():
+            set_aside.setdefault(column, {}).update(levels)
+    for column, reason in spec.excluded.items():
+        session.remark(f"left out: {column} ({reason})")
+    design = freeze(spec, profile, set_aside)
+    for name, outcome in terms_with_limits(design).items():
+        session.remark(f"set aside: {name}, whose rows all have outcome {outcome}")
+    return spec, profile, design
+
+
+def check_memory(design: Design, threads: int, limit: int) -> int:
+    """Bytes that a pass needs beside kept blocks. Raises `StreamlrError` where that exceeds the limit."""
+    layout = design.layout
+    k, slots = layout.columns, layout.slots
+    hessian = 8 * k * k
+    tables = 8 * (layout.padded**2 + layout.dense * layout.factor_slots + layout.pair_cells)
+    batch = layout.batch_rows * (8 * layout.numeric + 4 * len(layout.levels) + 8)
+    # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment.
+    needed = 8 * slots * slots + 4 * hessian + (threads + 3) * tables + 3 * threads * batch
+    if needed > limit - min(resident_bytes(), OWN_SIZE):
+        terms = sorted(design.factors, key=lambda factor: -len(factor.levels))
+        advice = (
+            f" Widest term: {terms[0].name} ({len(terms[0].levels):,} levels). "
+            f"Drop it with --exclude {terms[0].column}."
+            if terms and len(terms[0].levels) > k // 4
+            else ""
+        )
+        raise StreamlrError(
+            f"the design has {k:,} columns and needs {format_size(hessian)} for its Hessian, "
+            f"{format_size(needed)} with the copies that threads and factorisation take, above --memory "
+            f"{format_size(limit)}.{advice}"
+        )
+    return needed
