@@ -211,7 +211,7 @@ def ensure(name: str, folder: Path, rows: int | None = None) -> Path:
 
 
 def main() -> None:
-    """Make the problems named and print for each, as a line of JSON, where it is and what is in it."""
+    """Make the problems named; print for each, as a line of JSON, where and what it is."""
     parser = argparse.ArgumentParser(description="Make the data of benchmark problems.")
     parser.add_argument("names", nargs="+", choices=PROBLEMS)
     parser.add_argument("--data", type=Path, default=data_folder())

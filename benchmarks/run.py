@@ -117,10 +117,9 @@ def largest_error(coef: dict[str, float], reference: dict[str, Any]) -> float:
     """
     if not coef.keys() <= reference["coef"].keys():
         return math.inf
-    std_error: dict[str, float] = reference["std_error"]
-    return max(
-        abs(coef.get(term, 0.0) - value) / std_error[term] for term, value in reference["coef"].items()
-    )
+    estimates: dict[str, float] = reference["coef"]
+    errors: dict[str, float] = reference["std_error"]
+    return max(abs(coef.get(term, 0.0) - estimates[term]) / errors[term] for term in estimates)
 
 
 def stored_reference(data: Data) -> Path:

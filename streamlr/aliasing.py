@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack, solve_triangular
 
+from streamlr.linear_algebra import cholesky
 from streamlr.newton import Evaluation
 from streamlr.objective import Objective
 
@@ -59,9 +59,10 @@ def settle_basis(objective: Objective, coef: Floats) -> tuple[Objective, Floats,
             break
         residuals = _residuals(objective, coef, evaluation, nominations, kept, magnitude)
         basis = objective.basis
+        extents = dict(objective.reduced_extent)
         dropped: list[int] = []
         coef = coef.copy()
-        for nomination, (combination, square) in zip(nominations, residuals, strict=True):
+        for nomination, (combination, square, extent) in zip(nominations, residuals, strict=True):
             column = int(active[nomination.column])
             if square == 0.0:
                 # What the column said is now said by those it is made of: no row's eta changes.
@@ -72,14 +73,16 @@ def settle_basis(objective: Objective, coef: Floats) -> tuple[Objective, Floats,
                 gamma = objective.expand(-combination)
                 gamma[column] = 0.0
                 information = evaluation.hessian[nomination.column, nomination.column]
-                basis = basis.reduce(column, gamma, float(np.sqrt(information / square)))
+                stretch = float(np.sqrt(information / square))
+                basis = basis.reduce(column, gamma, stretch)
+                extents[column] = extent * stretch
             else:
                 cleared.add(column)
         aliased.extend(dropped)
         whole = objective.expand(coef)
         conditioned = objective.basis.to_conditioned(whole)
         basis = basis.without(np.array(dropped, dtype=np.int64))
-        moved = objective.with_basis(basis)
+        moved = objective.with_basis(basis, extents)
         if basis.stretch != objective.basis.stretch:
             coef = basis.from_conditioned(conditioned)[basis.active]
             objective = moved
@@ -107,11 +110,14 @@ def nominate(hessian: Floats, skip: list[int]) -> tuple[list[Nomination], NDArra
     diagonal = np.diagonal(hessian)
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     scaled = hessian / np.multiply.outer(scale, scale)
-    factor, info = lapack.dpotrf(scaled, lower=1)
-    small = np.diagonal(factor) ** 2 < NOMINATION
-    small[skip] = False
-    if info == 0 and not small.any():
-        return [], np.arange(k)
+    factor = cholesky(scaled)
+    if factor is not None:
+        small = np.diagonal(factor) ** 2 < NOMINATION
+        small[skip] = False
+        if not small.any():
+            return [], np.arange(k)
+    from scipy.linalg import solve_triangular  # here, because it costs a quarter of a second to import
+
     nominations = []
     kept: list[int] = []
     lower = np.zeros((k, k))
@@ -139,12 +145,12 @@ def _residuals(
     nominations: list[Nomination],
     kept: NDArray[np.int64],
     magnitude: Floats,
-) -> list[tuple[Floats, float]]:
-    """For every nomination the residual's combination (active,) and its weighted square, 0.0 when aliased."""
+) -> list[tuple[Floats, float, float]]:
+    """For every nomination the residual's combination (active,), weighted square (0: aliased), extent."""
     k = len(evaluation.gradient)
     combinations = np.array([np.eye(k)[n.column] - n.gamma for n in nominations])
     squares_before = np.array([max(n.information, 0.0) for n in nominations])
-    settled: dict[int, tuple[Floats, float]] = {}
+    settled: dict[int, tuple[Floats, float, float]] = {}
     hessian = evaluation.hessian[np.ix_(kept, kept)]
     for _ in range(REFINEMENTS):
         open_ = [i for i in range(len(nominations)) if i not in settled]
@@ -154,9 +160,9 @@ def _residuals(
         for place, i in enumerate(open_):
             terms = np.abs(objective.basis.to_conditioned(whole[place]))
             if extent[place] <= ROUNDING * float(terms @ magnitude):
-                settled[i] = combinations[i], 0.0
+                settled[i] = combinations[i], 0.0, 0.0
             elif squares[place] >= STAYS * squares_before[i] > 0.0:
-                settled[i] = combinations[i], float(squares[place])
+                settled[i] = combinations[i], float(squares[place]), float(extent[place])
             else:
                 earlier = kept < nominations[i].column
                 places = kept[earlier]
@@ -165,7 +171,8 @@ def _residuals(
                 squares_before[i] = squares[place]
         if len(settled) == len(nominations):
             break
-    return [settled.get(i, (combinations[i], float(squares_before[i]))) for i in range(len(nominations))]
+    # Neither zero nor steady after all refinements: rounding is all that is left of such a column.
+    return [settled.get(i, (combinations[i], 0.0, 0.0)) for i in range(len(nominations))]
 
 
 def _magnitude(objective: Objective) -> Floats:

@@ -70,13 +70,12 @@ def _constants(objective: Objective) -> dict[str, str]:
     design = objective.design
     if not design.intercept:
         return {}
-    totals, basis = objective.first.totals, objective.basis
+    low, high, basis = objective.first.low, objective.first.high, objective.basis
     constants = {}
     for j, number in enumerate(design.numbers):
-        slot = design.layout.intercept + j
         column = int(basis.numeric_columns[j])
-        if not number.named and totals.low[slot] == totals.high[slot] and not basis.active[column]:
-            constants[number.name] = f"constant ({totals.low[slot] / basis.scale[j] + basis.centre[j]:g})"
+        if not number.named and low[j] == high[j] and not basis.active[column]:
+            constants[number.name] = f"constant ({low[j]:g})"
     return constants
 
 

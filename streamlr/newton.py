@@ -30,9 +30,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from streamlr.errors import StreamlrError
+from streamlr.linear_algebra import factorise
 
 Floats = NDArray[np.float64]
 
@@ -146,44 +146,21 @@ def certified_distance(evaluation: Evaluation, decrement: float, inverse_diagona
 
 
 def inverse(hessian: Floats) -> Floats:
-    """(k, k) inverse of a positive definite matrix through its scaled Cholesky factor.
-
-    Raises `StreamlrError` where it is not positive definite.
-    """
-    scale = _scale(hessian)
-    factor, info = lapack.dpotrf(hessian / np.multiply.outer(scale, scale), lower=1)
-    if info == 0:
-        inverted, info = lapack.dpotri(factor, lower=1)
-    if info != 0:
+    """(k, k) inverse of the Hessian. Raises `StreamlrError` where it is not positive definite."""
+    factor = factorise(hessian)
+    if factor is None:
         raise StreamlrError("the information matrix is singular at the estimate; no standard errors exist.")
-    whole = np.tril(inverted) + np.tril(inverted, -1).T
-    return whole / np.multiply.outer(scale, scale)
-
-
-def _scale(hessian: Floats) -> Floats:
-    diagonal = np.diagonal(hessian)
-    return np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    return factor.inverse()
 
 
 def _solve(evaluation: Evaluation) -> tuple[Floats, float, Floats]:
     """Newton direction, decrement, diagonal of the inverse Hessian; nothing finite where it is singular."""
-    hessian, gradient = evaluation.hessian, evaluation.gradient
-    k = gradient.size
-    if k == 0:
-        return np.zeros(0), 0.0, np.zeros(0)
-    nothing = np.zeros(k), math.inf, np.full(k, math.inf)
-    if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
-        return nothing
-    scale = _scale(hessian)
-    factor, info = lapack.dpotrf(hessian / np.multiply.outer(scale, scale), lower=1)
-    if info != 0:
-        return nothing
-    half, _ = lapack.dtrtrs(factor, gradient / scale, lower=1)
-    decrement = float(np.sqrt(half @ half))
-    step, _ = lapack.dtrtrs(factor, half, lower=1, trans=1)
-    inverse_factor, _ = lapack.dtrtri(factor, lower=1)
-    inverse_diagonal = (np.tril(inverse_factor) ** 2).sum(axis=0) / scale**2
-    return -step / scale, decrement, inverse_diagonal
+    gradient = evaluation.gradient
+    factor = factorise(evaluation.hessian) if np.isfinite(gradient).all() else None
+    if factor is None:
+        return np.zeros(gradient.size), math.inf, np.full(gradient.size, math.inf)
+    half = factor.half_solve(gradient)
+    return -factor.solve(gradient), float(np.sqrt(half @ half)), factor.inverse_diagonal()
 
 
 def _status(decrements: list[float], distance: float, tolerance: float) -> Status:

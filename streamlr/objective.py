@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -170,6 +170,7 @@ class Objective:
         self.design = design
         self.basis = basis
         self.null_coef = null_coef
+        self.reduced_extent: dict[int, float] = {}
         self.null_loss = 0.0
         self.null_decrement = 0.0
         self.first: Sums | None = None
@@ -210,11 +211,12 @@ class Objective:
         margins: Margins = self._runner(task, Margins.merge)
         return margins
 
-    def with_basis(self, basis: Basis) -> Objective:
-        """The same loss in another basis."""
+    def with_basis(self, basis: Basis, reduced_extent: Mapping[int, float]) -> Objective:
+        """The same loss in another basis; `reduced_extent`: largest values of its reduced columns."""
         other = Objective(self.design, basis, self._runner, self._cache, self.null_coef)
-        if basis.reduced == self.basis.reduced and basis.stretch == self.basis.stretch:
-            other.first, other.last = self.first, self.last
+        other.null_loss, other.null_decrement = self.null_loss, self.null_decrement
+        other.first, other.last = self.first, self.last
+        other.reduced_extent = dict(reduced_extent)
         return other
 
     def expand(self, coef: Floats) -> Floats:
@@ -226,10 +228,14 @@ class Objective:
     def extent(self) -> Floats:
         """(k,) largest absolute value of every basis column over the rows used; 1 for a factor's."""
         assert self.first is not None, "ranges are known after the first pass"
-        layout = self.design.layout
-        slots = np.ones(layout.slots)
-        slots[: layout.dense] = np.maximum(np.abs(self.first.totals.low), np.abs(self.first.totals.high))
-        return slots[layout.slot_of_column]
+        basis = self.basis
+        low = (self.first.low - basis.centre) * basis.scale
+        high = (self.first.high - basis.centre) * basis.scale
+        extent = np.ones(self.design.layout.columns)
+        extent[basis.numeric_columns] = np.maximum(np.abs(low), np.abs(high))
+        for column, largest in self.reduced_extent.items():
+            extent[column] = largest
+        return extent
 
     def box(self) -> Box:
         """Where the rows lie, in the active columns."""

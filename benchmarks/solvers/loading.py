@@ -2,10 +2,10 @@
 
 For numeric columns that is one thread per core over row groups, each writing into its place in one
 matrix that is allocated once, in the memory order that the solver asks for: it then copies nothing.
-On 11 million rows of 28 columns, from file to coefficients, glum took 1.3 times as long with a frame
-of `polars.read_parquet` and 1.6 times with one of `pandas.read_parquet` (medians of five turns), and
-peaked at 5.2 and 6.9 GB instead of 3.8. The matrix is float64: single precision stops glum and
-scikit-learn 1e-5 standard errors from the maximum on 110,000 rows already.
+On 11 million rows of 28 columns, from file to coefficients, glum took 1.3 times as long with a
+frame of `polars.read_parquet` and 1.6 times with one of `pandas.read_parquet` (medians of five
+turns), and peaked at 5.2 and 6.9 GB instead of 3.8. The matrix is float64: single precision stops
+glum and scikit-learn 1e-5 standard errors from the maximum on 110,000 rows already.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ DATA, MODEL, SCORES = "flights.parquet", "flights-model.json", "flights-scores.p
 LATE_MINUTES = 15
 # What is only known once the flight has landed says whether it was late.
 AFTER_LANDING = ("arr_time", "arr_delay", "air_time")
-FEATURES = "dep_delay,distance,month,hour,carrier,origin"
-FIT = ["fit", DATA, "-y", "late", "-x", FEATURES, "--categorical", "month,hour", "-o", MODEL]
+FEATURES = "dep_delay,distance,carrier,origin"
+FIT = ["fit", DATA, "-y", "late", "-x", FEATURES, "-o", MODEL]
 PREDICT = ["predict", MODEL, DATA, "-o", SCORES, "--keep", "time_hour,carrier,flight,late"]
 
 

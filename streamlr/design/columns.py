@@ -67,7 +67,25 @@ def numbers(array: pa.Array, column: str) -> NDArray[Any]:
             array = array.cast(pa.float64())
         except pa.ArrowException as error:
             raise StreamlrError(f"column '{column}' ({kind}) cannot be read as numbers: {error}") from error
-    return array.to_numpy(zero_copy_only=False)
+    values = plain(array)
+    if array.null_count:
+        values = values.astype(np.float64 if values.dtype.kind in "iu" else values.dtype)
+        values[plain(pc.is_null(array))] = np.nan
+    return values
+
+
+def plain(array: pa.Array) -> NDArray[Any]:
+    """The values of an array of numbers or booleans, whatever stands under nulls; no copy but for booleans.
+
+    `to_numpy` would do, but imports pandas, which takes as long as a small fit.
+    """
+    if pa.types.is_boolean(array.type):
+        return plain(array.cast(pa.uint8())).view(np.bool_)
+    buffer = array.buffers()[1]
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    if buffer is None or len(array) == 0:
+        return np.empty(0, dtype=dtype)
+    return np.frombuffer(buffer, dtype=dtype, count=array.offset + len(array))[array.offset :]
 
 
 def coded(array: pa.Array) -> pa.DictionaryArray:
@@ -112,7 +130,7 @@ class Recoder:
         indices = codes.indices
         if indices.null_count:
             indices = pc.fill_null(indices.cast(pa.int64()), len(codes.dictionary))
-        return self._table[indices.to_numpy(zero_copy_only=False)]
+        return self._table[plain(indices)]
 
 
 def sorted_levels(levels: Iterable[Level]) -> list[Level]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from streamlr.design.columns import Level, coded, level_of, numbers
+from streamlr.design.columns import Level, coded, level_of, numbers, plain
 from streamlr.design.spec import Spec
 
 # A factor beyond this is given up with advice; a dense Hessian of this many columns would need 80 GB.
@@ -68,10 +68,10 @@ class LevelCounts:
         indices = codes.indices
         if indices.null_count:
             indices = pc.fill_null(indices, 0)  # such rows are never kept
-        entries = indices.to_numpy(zero_copy_only=False)
+        entries = plain(indices)
         used = entries[keep]
         if used.size < entries.size and len(self.passed_over) <= MAXIMUM_LEVELS:
-            others = np.unique(entries[~keep & np.asarray(codes.is_valid())])
+            others = np.unique(entries[~keep & plain(codes.is_valid())])
             self.passed_over.update(
                 level
                 for level in map(level_of, self.dictionary.take(pa.array(others)).to_pylist())
@@ -221,7 +221,7 @@ class ProfileSums:
         indices = target.indices
         if indices.null_count:
             indices = pc.fill_null(indices, 0)
-        used = indices.to_numpy(zero_copy_only=False)
+        used = plain(indices)
         used = used if everything else used[keep]
         levels = [level_of(value) for value in target.dictionary.to_pylist()]
         rows = np.bincount(used, minlength=len(levels))
@@ -277,10 +277,10 @@ class ProfileSums:
 
 
 def _missing_codes(codes: pa.DictionaryArray) -> NDArray[np.bool_]:
-    mask = np.asarray(pc.is_null(codes.indices).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    mask = plain(pc.is_null(codes.indices))
     entries = [level_of(value) is None for value in codes.dictionary.to_pylist()] if _may_hide(codes) else []
     if any(entries):
-        indices = pc.fill_null(codes.indices, 0).to_numpy(zero_copy_only=False)
+        indices = plain(pc.fill_null(codes.indices, 0))
         mask = mask | np.array(entries, dtype=np.bool_)[indices]
     return mask
 
@@ -293,4 +293,4 @@ def _may_hide(codes: pa.DictionaryArray) -> bool:
 def _is_level(codes: pa.DictionaryArray, levels: frozenset[Level]) -> NDArray[np.bool_]:
     wanted = np.array([level_of(value) in levels for value in codes.dictionary.to_pylist()] or [False])
     indices = pc.fill_null(codes.indices, 0) if codes.indices.null_count else codes.indices
-    return wanted[indices.to_numpy(zero_copy_only=False)]
+    return wanted[plain(indices)]

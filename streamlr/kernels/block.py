@@ -14,11 +14,10 @@ from streamlr.kernels.tile import (
     Block,
     Conditioning,
     Floats,
-    add_offset,
+    add_linear_predictor,
     fill_outcomes,
     fill_tile,
-    linear_predictor,
-    widen_ranges,
+    start_eta,
 )
 
 # Places in `Totals.scalars`.
@@ -41,8 +40,6 @@ class Totals(NamedTuple):
     diagonal: Floats  # (factor slots,)
     cross: Floats  # (dense, factor slots)
     pairs: Floats  # (all pair tables,)
-    low: Floats  # (dense,), or (0,) when ranges are known already
-    high: Floats  # (dense,), or (0,)
     widths: NDArray[np.int64]  # (c,) slots of each factor
     pair_starts: NDArray[np.int64]  # (c, c) where the table of a pair begins
 
@@ -57,12 +54,8 @@ class Scratch(NamedTuple):
 
 
 @kernel
-def add_block(block: Block, conditioning: Conditioning, coef, null_coef, totals: Totals, scratch: Scratch):
-    """Add loss, gradient and Hessian at `coef` (slots,) of every row of a block to `totals`.
-
-    With an offset the loss of the null model, eta = null_coef + offset, is added with its two derivatives;
-    without one it has a closed form and is left at zero.
-    """
+def add_block(block: Block, conditioning: Conditioning, coef, totals: Totals, scratch: Scratch):
+    """Add loss, gradient and Hessian at `coef` (slots,) of every row of a block to `totals`."""
     n = block.success.size
     tile = scratch.tile
     length = tile.shape[1]
@@ -79,23 +72,11 @@ def add_block(block: Block, conditioning: Conditioning, coef, null_coef, totals:
     for first in range(0, n, length):
         count = min(length, n - first)
         fill_tile(block, conditioning, first, count, tile, root)
-        if totals.low.size > 0:
-            widen_ranges(tile, count, totals.low, totals.high)
         fill_outcomes(block, first, count, success, failure)
         scalars[SUCCESSES] += total(success, count)
         scalars[FAILURES] += total(failure, count)
-        if block.offset.size > 0:
-            for i in range(count):
-                eta[i] = null_coef
-            add_offset(block, first, count, eta)
-            row_losses(
-                eta, success, failure, count, scratch.exponent, scratch.exponent_bits, loss, slope, curvature
-            )
-            scalars[NULL_LOSS] += total(loss, count)
-            scalars[NULL_SLOPE] += total(slope, count)
-            scalars[NULL_CURVATURE] += total(curvature, count)
-        linear_predictor(block, starts, coef, first, count, tile, eta)
-        add_offset(block, first, count, eta)
+        start_eta(block.offset, 0.0, first, count, eta)
+        add_linear_predictor(block.codes, starts, coef, first, count, tile, eta)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, loss, slope, curvature
         )
@@ -126,6 +107,32 @@ def add_block(block: Block, conditioning: Conditioning, coef, null_coef, totals:
 
 
 @kernel
+def add_null(block: Block, coef, scalars, scratch: Scratch):
+    """Add loss, slope and curvature of the null model, eta = coef + offset, to `scalars`.
+
+    Without an offset these have a closed form, so this kernel is for designs that have one.
+    """
+    n = block.success.size
+    length = scratch.tile.shape[1]
+    eta = scratch.work[0]
+    success = scratch.work[1]
+    failure = scratch.work[2]
+    loss = scratch.work[3]
+    slope = scratch.work[4]
+    curvature = scratch.work[5]
+    for first in range(0, n, length):
+        count = min(length, n - first)
+        fill_outcomes(block, first, count, success, failure)
+        start_eta(block.offset, coef, first, count, eta)
+        row_losses(
+            eta, success, failure, count, scratch.exponent, scratch.exponent_bits, loss, slope, curvature
+        )
+        scalars[NULL_LOSS] += total(loss, count)
+        scalars[NULL_SLOPE] += total(slope, count)
+        scalars[NULL_CURVATURE] += total(curvature, count)
+
+
+@kernel
 def score_block(block: Block, conditioning: Conditioning, coef, scratch: Scratch, eta, probability):
     """eta = x'coef + offset and probability = 1 / (1 + exp(-eta)) of every row of a block, each (n,)."""
     n = eta.size
@@ -134,8 +141,8 @@ def score_block(block: Block, conditioning: Conditioning, coef, scratch: Scratch
     for first in range(0, n, length):
         count = min(length, n - first)
         fill_tile(block, conditioning, first, count, scratch.tile, scratch.work[6])
-        linear_predictor(block, conditioning.starts, coef, first, count, scratch.tile, row_eta)
-        add_offset(block, first, count, row_eta)
+        start_eta(block.offset, 0.0, first, count, row_eta)
+        add_linear_predictor(block.codes, conditioning.starts, coef, first, count, scratch.tile, row_eta)
         probabilities(row_eta, count, scratch.exponent, scratch.exponent_bits, scratch.work[1])
         for i in range(count):
             eta[first + i] = row_eta[i]
@@ -176,13 +183,15 @@ def probe_block(
         count = min(length, n - first)
         fill_tile(block, conditioning, first, count, tile, scratch.work[6])
         fill_outcomes(block, first, count, success, failure)
-        linear_predictor(block, starts, curvature_coef, first, count, tile, eta)
-        add_offset(block, first, count, eta)
+        start_eta(block.offset, 0.0, first, count, eta)
+        add_linear_predictor(block.codes, starts, curvature_coef, first, count, tile, eta)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, weighted, slope, curvature
         )
         for m in range(coef.shape[0]):
-            linear_predictor(block, starts, coef[m], first, count, tile, eta)
+            for i in range(count):
+                eta[i] = 0.0
+            add_linear_predictor(block.codes, starts, coef[m], first, count, tile, eta)
             most = extent[m]
             square = 0.0
             for i in range(count):

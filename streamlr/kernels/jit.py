@@ -37,7 +37,7 @@ def summing_kernel(function: Kernel) -> Kernel:
 
 def _compile(function: Kernel, fastmath: frozenset[str]) -> Kernel:
     global _told_about_cache
-    options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
+    options = {"no_cfunc_wrapper": True, "nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError as error:

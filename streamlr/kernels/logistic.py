@@ -37,19 +37,19 @@ UNDERFLOW = 746.0
 
 
 @kernel
-def exp_of_negative(magnitude, count, first, first_bits, second, second_bits, out):
-    """out = exp(-magnitude) for magnitude >= 0, within 1 ulp, subnormal results included.
+def exp_of_negative(count, scratch, bits):
+    """scratch[3] = exp(-scratch[0]) for scratch[0] >= 0, within 1 ulp, subnormal results included.
 
     exp(-a) = 2**-n exp(r),  n = round(a / ln 2),  r = n ln 2 - a in [-ln 2 / 2, ln 2 / 2], and 2**-n is
-    formed as two factors, because 2**-1022 is the smallest that a normal double holds. `first_bits` is
-    `first` seen as int64, `second_bits` is `second`: scratch arrays of at least `count`.
+    formed as two factors in rows 1 and 2, because 2**-1022 is the smallest that a normal double holds.
+    `scratch` is (4, n) float64, `bits` the same memory seen as int64.
     """
     for i in range(count):
-        a = min(magnitude[i], UNDERFLOW)
+        a = min(scratch[0, i], UNDERFLOW)
         n = (a * LOG2_E + ROUND_TO_INTEGER) - ROUND_TO_INTEGER
         half = 0.5 * n + ROUND_TO_INTEGER
-        first[i] = half
-        second[i] = (n - (half - ROUND_TO_INTEGER)) + ROUND_TO_INTEGER
+        scratch[1, i] = half
+        scratch[2, i] = (n - (half - ROUND_TO_INTEGER)) + ROUND_TO_INTEGER
         r = (n * LN2_HIGH - a) + n * LN2_LOW
         # Taylor's series to r**13; the first term left out is 4e-18 of the sum.
         s = 1.0 / 6227020800.0
@@ -65,12 +65,12 @@ def exp_of_negative(magnitude, count, first, first_bits, second, second_bits, ou
         s = s * r + 1.0 / 6.0
         s = s * r + 0.5
         s = s * r + 1.0
-        out[i] = s * r + 1.0
+        scratch[3, i] = s * r + 1.0
     for i in range(count):
-        first_bits[i] = (BIAS_AND_ROUNDING - first_bits[i]) << MANTISSA_BITS
-        second_bits[i] = (BIAS_AND_ROUNDING - second_bits[i]) << MANTISSA_BITS
+        bits[1, i] = (BIAS_AND_ROUNDING - bits[1, i]) << MANTISSA_BITS
+        bits[2, i] = (BIAS_AND_ROUNDING - bits[2, i]) << MANTISSA_BITS
     for i in range(count):
-        out[i] = (out[i] * first[i]) * second[i]
+        scratch[3, i] = (scratch[3, i] * scratch[1, i]) * scratch[2, i]
 
 
 @kernel
@@ -109,22 +109,20 @@ def row_losses(eta, success, failure, count, scratch, bits, loss, slope, curvatu
     the other. p and q = 1 - p are each computed without subtracting from one, so both tails keep full
     relative precision. `scratch` is (4, n) float64, `bits` the same memory seen as int64.
     """
-    magnitude = scratch[0]
     for i in range(count):
-        magnitude[i] = abs(eta[i])
-    exp_of_negative(magnitude, count, scratch[1], bits[1], scratch[2], bits[2], scratch[3])
-    e = scratch[3]
-    log_of_one_plus_e = scratch[1]
-    log1p_of_unit(e, count, log_of_one_plus_e)
+        scratch[0, i] = abs(eta[i])
+    exp_of_negative(count, scratch, bits)
+    log1p_of_unit(scratch[3], count, scratch[1])
     for i in range(count):
-        large = 1.0 / (1.0 + e[i])
-        small = e[i] * large
+        e = scratch[3, i]
+        large = 1.0 / (1.0 + e)
+        small = e * large
         positive = eta[i] > 0.0
         p = large if positive else small
         q = small if positive else large
         wrong = failure[i] if positive else success[i]
         trials = success[i] + failure[i]
-        loss[i] = trials * log_of_one_plus_e[i] + (magnitude[i] * wrong if wrong > 0.0 else 0.0)
+        loss[i] = trials * scratch[1, i] + (scratch[0, i] * wrong if wrong > 0.0 else 0.0)
         slope[i] = failure[i] * p - success[i] * q
         curvature[i] = trials * (large * small)
 
@@ -135,14 +133,13 @@ def probabilities(eta, count, scratch, bits, out):
 
     `scratch` is (4, n) float64, `bits` the same memory seen as int64.
     """
-    magnitude = scratch[0]
     for i in range(count):
-        magnitude[i] = abs(eta[i])
-    exp_of_negative(magnitude, count, scratch[1], bits[1], scratch[2], bits[2], scratch[3])
-    e = scratch[3]
+        scratch[0, i] = abs(eta[i])
+    exp_of_negative(count, scratch, bits)
     for i in range(count):
-        large = 1.0 / (1.0 + e[i])
-        out[i] = large if eta[i] > 0.0 else e[i] * large
+        e = scratch[3, i]
+        large = 1.0 / (1.0 + e)
+        out[i] = large if eta[i] > 0.0 else e * large
 
 
 @summing_kernel

@@ -59,7 +59,11 @@ def fill_tile(block, conditioning, first, count, tile, scratch):
         for i in range(count):
             target[i] = (np.float64(column[i]) - centre) * scale
     for d in range(conditioning.reduced.size):
-        linear_predictor(block, conditioning.starts, conditioning.gamma[d], first, count, tile, scratch)
+        for i in range(count):
+            scratch[i] = 0.0
+        add_linear_predictor(
+            block.codes, conditioning.starts, conditioning.gamma[d], first, count, tile, scratch
+        )
         target = tile[conditioning.reduced[d]]
         stretch = conditioning.stretch[d]
         for i in range(count):
@@ -67,10 +71,18 @@ def fill_tile(block, conditioning, first, count, tile, scratch):
 
 
 @kernel
-def linear_predictor(block, starts, coef, first, count, tile, eta):
-    """eta = sum over dense columns of coef[j] tile[j] + sum over factors of coef[slot of the code]"""
+def start_eta(offset, constant, first, count, eta):
+    """eta = constant + offset, where there is an offset"""
     for i in range(count):
-        eta[i] = 0.0
+        eta[i] = constant
+    if offset.size > 0:
+        for i in range(count):
+            eta[i] += offset[first + i]
+
+
+@kernel
+def add_linear_predictor(codes, starts, coef, first, count, tile, eta):
+    """eta += sum over dense columns of coef[j] tile[j] + sum over factors of coef[slot of the code]"""
     dense = starts[0] if starts.size > 0 else coef.size
     for j in range(dense):
         slope = coef[j]
@@ -79,19 +91,10 @@ def linear_predictor(block, starts, coef, first, count, tile, eta):
             for i in range(count):
                 eta[i] += slope * column[i]
     for f in range(starts.size):
-        codes = block.codes[f][first : first + count]
+        levels = codes[f][first : first + count]
         none = starts[f] + 1
         for i in range(count):
-            eta[i] += coef[none + codes[i]]
-
-
-@kernel
-def add_offset(block, first, count, eta):
-    """eta += offset, where there is one"""
-    if block.offset.size > 0:
-        offset = block.offset[first : first + count]
-        for i in range(count):
-            eta[i] += offset[i]
+            eta[i] += coef[none + levels[i]]
 
 
 @kernel
@@ -110,29 +113,3 @@ def fill_outcomes(block, first, count, success, failure):
         for i in range(count):
             success[i] *= weight[i]
             failure[i] *= weight[i]
-
-
-@kernel
-def widen_ranges(tile, count, low, high):
-    """low = min(low, tile), high = max(high, tile), column by column; infinities stay visible.
-
-    Four running extremes a column: one alone waits four cycles for each comparison.
-    """
-    for j in range(low.size):
-        column = tile[j]
-        l0 = l1 = l2 = l3 = low[j]
-        h0 = h1 = h2 = h3 = high[j]
-        for i in range(0, count - 3, 4):
-            l0 = min(l0, column[i])
-            l1 = min(l1, column[i + 1])
-            l2 = min(l2, column[i + 2])
-            l3 = min(l3, column[i + 3])
-            h0 = max(h0, column[i])
-            h1 = max(h1, column[i + 1])
-            h2 = max(h2, column[i + 2])
-            h3 = max(h3, column[i + 3])
-        for i in range(count - count % 4, count):
-            l0 = min(l0, column[i])
-            h0 = max(h0, column[i])
-        low[j] = min(min(l0, l1), min(l2, l3))
-        high[j] = max(max(h0, h1), max(h2, h3))

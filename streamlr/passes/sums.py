@@ -25,6 +25,7 @@ from streamlr.kernels.block import (
     Scratch,
     Totals,
     add_block,
+    add_null,
 )
 from streamlr.kernels.logistic import log_binomial_coefficients, saturated_loss
 from streamlr.kernels.tile import Block, Conditioning
@@ -43,7 +44,8 @@ def scratch_for(layout: Layout) -> Scratch:
 class Sums:
     """Loss, gradient and Hessian in the layout's slots, with the tally of rows.
 
-    `first`: this is the first pass with this basis, so column ranges and constants are found as well.
+    `first`: this is the first pass, so the ranges of the numeric columns, (q,) `low` and `high`, and the
+    constants of the likelihood are found as well.
     """
 
     layout: Layout
@@ -55,7 +57,6 @@ class Sums:
 
     def __post_init__(self) -> None:
         layout = self.layout
-        ranges = layout.dense if self.first else 0
         self.totals = Totals(
             scalars=np.zeros(SCALARS),
             gradient=np.zeros(layout.slots),
@@ -63,18 +64,23 @@ class Sums:
             diagonal=np.zeros(layout.factor_slots),
             cross=np.zeros((layout.dense, layout.factor_slots)),
             pairs=np.zeros(layout.pair_cells),
-            low=np.full(ranges, np.inf),
-            high=np.full(ranges, -np.inf),
             widths=layout.widths,
             pair_starts=layout.pair_starts,
         )
         self.totals.scalars[LEAST_CURVATURE] = np.inf
+        self.low = np.full(layout.numeric, np.inf)
+        self.high = np.full(layout.numeric, -np.inf)
 
     def add(
         self, block: Block, conditioning: Conditioning, coef: Floats, null_coef: float, scratch: Scratch
     ) -> None:
         """Add every row of a block at `coef` (slots,)."""
-        add_block(block, conditioning, coef, null_coef, self.totals, scratch)
+        add_block(block, conditioning, coef, self.totals, scratch)
+        if block.offset.size:
+            add_null(block, null_coef, self.totals.scalars, scratch)
+        if self.first and block.success.size:
+            np.minimum(self.low, block.numeric.min(axis=1), out=self.low)
+            np.maximum(self.high, block.numeric.max(axis=1), out=self.high)
         if self.first and block.trials.size:
             self.log_binomial += log_binomial_coefficients(block.success, block.trials, block.weight)
             self.saturated += saturated_loss(block.success, block.trials, block.weight)
@@ -87,8 +93,8 @@ class Sums:
             total: Floats = getattr(ours, name)
             total += getattr(theirs, name)
         ours.scalars[LEAST_CURVATURE] = least
-        np.minimum(ours.low, theirs.low, out=ours.low)
-        np.maximum(ours.high, theirs.high, out=ours.high)
+        np.minimum(self.low, other.low, out=self.low)
+        np.maximum(self.high, other.high, out=self.high)
         self.tally.merge(other.tally)
         self.log_binomial += other.log_binomial
         self.saturated += other.saturated
