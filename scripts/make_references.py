@@ -124,15 +124,12 @@ def hessian_and_gradient(
     p = [1 / (1 + mpmath.exp(-e)) for e in eta]
     curvature = [w * n * q * (1 - q) for w, n, q in zip(rows.weight, rows.trials, p, strict=True)]
     residual = [
-        w * (y - n * q)
-        for w, y, n, q in zip(rows.weight, rows.successes, rows.trials, p, strict=True)
+        w * (y - n * q) for w, y, n, q in zip(rows.weight, rows.successes, rows.trials, p, strict=True)
     ]
     k = len(kept)
     hessian = mpmath.matrix(k, k)
     for a in range(k):
-        weighted = [
-            c * x if x else x for c, x in zip(curvature, rows.columns[kept[a]], strict=True)
-        ]
+        weighted = [c * x if x else x for c, x in zip(curvature, rows.columns[kept[a]], strict=True)]
         for b in range(a + 1):
             hessian[a, b] = hessian[b, a] = dot(weighted, rows.columns[kept[b]])
     gradient = mpmath.matrix([dot(residual, rows.columns[j]) for j in kept])
@@ -210,9 +207,7 @@ def exact_results(rows: Rows, case: dict[str, Any]) -> dict[str, Any]:
     kept = [j for j, b in enumerate(case["coefficients"]) if b is not None]
     check_aliased(rows, kept)
     fit = newton(rows, kept, [case["coefficients"][j] for j in kept])
-    ones = Rows(
-        rows.successes, rows.trials, rows.weight, rows.offset, [[mpf(1)] * len(rows.trials)]
-    )
+    ones = Rows(rows.successes, rows.trials, rows.weight, rows.offset, [[mpf(1)] * len(rows.trials)])
     null = newton(ones, [0], [0.0])
     z = [None if b is None else b / s for b, s in zip(fit.coefficients, fit.std_error, strict=True)]
     rank = len(kept)

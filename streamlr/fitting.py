@@ -39,7 +39,11 @@ from streamlr.start import conditioned_basis, null_start, start_of
 Floats = NDArray[np.float64]
 
 # Without a limit set by the user blocks are kept while the process stays below this size.
-DEFAULT_CACHE_BUDGET = 600_000_000
+DEFAULT_CACHE_BUDGET = 500_000_000
+# With this many rows a pass is left out where it is proved that it could only confirm what is known, and
+# that standard errors would change by less than this relative to themselves.
+WORTH_SPARING = 1_000_000
+SPARE_ERROR = 1e-6
 
 
 class PassesSpentError(Exception):
@@ -208,8 +212,9 @@ def _iterate(
 
     last: State | None = None
     try:
-        for state in newton(limited, coef, evaluation, tolerance=tol):
-            _note(session, objective, state)
+        for state in newton(limited, coef, evaluation, tolerance=tol, spare=_spare(objective)):
+            if not session.trace or session.trace[-1]["pass"] != session.passes:
+                _note(session, objective, state)
             if state.status != "converged":
                 _stop_if_separated(objective, state, last)
             last = state
@@ -219,6 +224,12 @@ def _iterate(
         pass  # the last state says that it has not converged
     assert last is not None, "Newton yields its start"
     return last
+
+
+def _spare(objective: Objective) -> float:
+    """Change of standard errors worth a pass less: none where a pass costs nothing."""
+    assert objective.first is not None
+    return SPARE_ERROR if objective.first.tally.rows_used >= WORTH_SPARING else 0.0
 
 
 def _note(session: Session, objective: Objective, state: State) -> None:

@@ -21,9 +21,7 @@ from hypothesis import settings
 
 # One example is several whole fits, so their number is small; the deadline would only measure
 # the first compilation. derandomize: the same commit passes or fails everywhere.
-settings.register_profile(
-    "repeatable", max_examples=12, deadline=None, derandomize=True, database=None
-)
+settings.register_profile("repeatable", max_examples=12, deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", max_examples=300, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
@@ -122,9 +120,7 @@ def maximum_likelihood() -> Callable[..., Reference]:
         assert np.abs(step).max() < 1e-10, "the reference itself did not converge"
         eta = Z @ coef + o
         log_likelihood = float(np.sum(w * (y * eta - np.logaddexp(0.0, eta))))
-        return Reference(
-            coef / scale, np.sqrt(np.diag(np.linalg.inv(hessian))) / scale, log_likelihood
-        )
+        return Reference(coef / scale, np.sqrt(np.diag(np.linalg.inv(hessian))) / scale, log_likelihood)
 
     return fit
 

@@ -53,9 +53,7 @@ def test_setosa_and_versicolor_raise(tmp_path: Path) -> None:
 # Every setosa petal is at most 1.9 cm long and every versicolor petal at least 3.0 cm, so this
 # column separates alone and its coefficient runs to +infinity for versicolor.
 @pytest.mark.parametrize(("positive", "direction"), [("versicolor", 1), ("setosa", -1)])
-def test_direction_of_a_single_separating_column(
-    positive: str, direction: int, tmp_path: Path
-) -> None:
+def test_direction_of_a_single_separating_column(positive: str, direction: int, tmp_path: Path) -> None:
     path = write_species(tmp_path, "setosa", "versicolor")
 
     with pytest.raises(streamlr.SeparationError) as caught:
@@ -90,9 +88,7 @@ def test_versicolor_and_virginica_agree_with_r(tmp_path: Path) -> None:
     # 1e-8 of max(|b|, se) is what `--tol` certifies by default; R's numbers are good to 1e-14.
     rows = zip(case["terms"], case["coefficients"], case["std_error"], strict=True)
     for term, coefficient, std_error in rows:
-        assert abs(model.params[place[term]] - coefficient) <= 1e-8 * max(
-            abs(coefficient), std_error
-        )
+        assert abs(model.params[place[term]] - coefficient) <= 1e-8 * max(abs(coefficient), std_error)
         assert model.bse[place[term]] == pytest.approx(std_error, rel=1e-8, abs=0)
     # Flat at the maximum, so only the rounding of 100 logarithms is left.
     assert model.llf == pytest.approx(case["log_likelihood"], rel=1e-12, abs=0)

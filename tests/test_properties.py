@@ -164,9 +164,7 @@ def test_any_split_into_row_groups(rows: Rows, borders: list[float], dictionary:
     table = rows.table()
     with folder() as where:
         one = write_row_groups(where / "one.parquet", [table])
-        many = write_row_groups(
-            where / "many.parquet", pieces(table, borders), use_dictionary=dictionary
-        )
+        many = write_row_groups(where / "many.parquet", pieces(table, borders), use_dictionary=dictionary)
         assert_same(fit(many), fit(one))
 
 
@@ -188,8 +186,7 @@ def test_any_split_into_chunks_with_dictionaries_of_their_own(
 ) -> None:
     table = rows.table()
     chunks = [
-        with_own_dictionary(piece, order + number)
-        for number, piece in enumerate(pieces(table, borders))
+        with_own_dictionary(piece, order + number) for number, piece in enumerate(pieces(table, borders))
     ]
     assert_same(fit(pa.concat_tables(chunks)), fit(table))
 
@@ -311,9 +308,7 @@ def test_shifted_column_moves_the_intercept_only(rows: Rows, shift: int) -> None
     assert_close(shifted.params, shifted.bse, T @ model.params, errors, 1e-11)
 
 
-LABELS = st.text(
-    st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=8
-)
+LABELS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=8)
 
 
 @given(rows=samples(), labels=st.lists(LABELS, min_size=3, max_size=3, unique=True).map(sorted))

@@ -74,11 +74,7 @@ def write_case(case: Mapping[str, Any], folder: Path) -> Path:
 
 def estimated(case: Mapping[str, Any], name: str) -> dict[str, float]:
     """One column of R's coefficient table by term, without the aliased terms."""
-    return {
-        term: value
-        for term, value in zip(case["terms"], case[name], strict=True)
-        if value is not None
-    }
+    return {term: value for term, value in zip(case["terms"], case[name], strict=True) if value is not None}
 
 
 def assert_close(
@@ -127,7 +123,7 @@ def by_term(terms: Sequence[str], values: Sequence[float]) -> dict[str, float]:
 
 # Formulas beyond a sum of columns: the references wait for the full grammar, and these marks fail on the
 # day it arrives.
-GRAMMAR = pytest.mark.xfail(raises=streamlr.StreamlrError, strict=True, reason="needs the full formula grammar")
+GRAMMAR = pytest.mark.xfail(raises=streamlr.StreamlrError, strict=True, reason="needs the full grammar")
 LATER = {"birthwt_formula", "downs", "ucb"}
 
 
@@ -148,13 +144,10 @@ def test_agrees_with_r(name: str, tmp_path: Path) -> None:
 
     glance = model.glance()
     likelihoods = {
-        key: case[key]
-        for key in ("log_likelihood", "null_log_likelihood", "deviance", "null_deviance")
+        key: case[key] for key in ("log_likelihood", "null_log_likelihood", "deviance", "null_deviance")
     } | {"aic": case["aic"], "bic": case["bic"]}
     scale = {key: abs(value) for key, value in likelihoods.items()}
-    assert_close(
-        {key: glance[key] for key in likelihoods}, likelihoods, LIKELIHOOD_TOLERANCE, scale
-    )
+    assert_close({key: glance[key] for key in likelihoods}, likelihoods, LIKELIHOOD_TOLERANCE, scale)
     assert (model.llf, model.llnull) == (glance["log_likelihood"], glance["null_log_likelihood"])
     assert (model.aic, model.bic) == (glance["aic"], glance["bic"])
 
@@ -191,9 +184,7 @@ def test_command_prints_the_same_numbers(tmp_path: Path) -> None:
     names = ["term", "estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high"]
     assert all(list(row) == [*names, "odds_ratio"] for row in printed["tidy"])
     column = {key: {row["term"]: row[key] for row in printed["tidy"]} for key in names[1:]}
-    assert_table_agrees(
-        case, column["estimate"], column["std_error"], column["statistic"], column["p_value"]
-    )
+    assert_table_agrees(case, column["estimate"], column["std_error"], column["statistic"], column["p_value"])
     # 1.959963984540054 is R's qnorm(0.975), to its last digit.
     b, se = estimated(case, "coefficients"), estimated(case, "std_error")
     scale = {term: max(abs(b[term]), se[term]) for term in b}

@@ -26,8 +26,11 @@ PREDICT = ["predict", MODEL, DATA, "-o", SCORES, "--keep", "time_hour,carrier,fl
 def command(ctx: click.Context, folder: str, threads: int | None, quiet: bool) -> None:
     """Write the flights of 2013 from New York as Parquet, fit which are late, and score them."""
     with errors_as_messages():
-        rows = write_flights(os.path.join(folder, DATA))
-    click.echo(f"wrote {os.path.join(folder, DATA)}: {rows:,} flights from New York in 2013", err=True)
+        rows = write_flights(os.path.normpath(os.path.join(folder, DATA)))
+    click.echo(
+        f"wrote {os.path.normpath(os.path.join(folder, DATA))}: {rows:,} flights from New York in 2013",
+        err=True,
+    )
     for words in (FIT, PREDICT):
         _run(ctx, words, folder, threads, quiet)
     click.echo(
@@ -42,7 +45,8 @@ def _run(ctx: click.Context, words: list[str], folder: str, threads: int | None,
     from streamlr.cli import main
 
     click.echo(f"\n$ streamlr {shlex.join(words)}", err=True)
-    arguments = [os.path.join(folder, word) if word in (DATA, MODEL, SCORES) else word for word in words[1:]]
+    files = (DATA, MODEL, SCORES)
+    arguments = [os.path.normpath(os.path.join(folder, w)) if w in files else w for w in words[1:]]
     if threads is not None:
         arguments += ["--threads", str(threads)]
     if quiet:

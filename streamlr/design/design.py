@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streamlr.design.columns import Level, Recoder, fits_float32, numbers
+from streamlr.design.columns import Level, Recoder, fits_float32, is_number, numbers
 from streamlr.design.layout import Layout
 from streamlr.design.spec import Feature, MissingPolicy, WeightType
 from streamlr.errors import StreamlrError
@@ -212,10 +212,7 @@ class Encoder:
         numeric, codes, offset = self._features(batch, missing, np.float32 if design.single else np.float64)
         trials = NOTHING
         if design.trials is None:
-            outcome = self._target.codes(batch.column(design.target))
-            _check_known(outcome, design.target)
-            missing[design.target] = outcome == MISSING
-            success = outcome.astype(np.float64)
+            success = self._outcome(batch.column(design.target), missing)
         else:
             success = _role(batch, design.target, missing)
             trials = _role(batch, design.trials, missing)
@@ -293,6 +290,25 @@ class Encoder:
         offset = NOTHING if design.offset is None else _role(batch, design.offset, missing)
         return numeric, codes, offset
 
+    def _outcome(self, array: pa.Array, missing: dict[str, NDArray[np.bool_]]) -> NDArray[np.float64]:
+        """1.0 where the outcome counts as 1, else 0.0."""
+        name, positive, negative = self._design.target, self._design.positive, self._design.negative
+        if is_number(array.type):  # comparing is four times as fast as coding
+            values = numbers(array, name)
+            _note_missing(values, name, missing)
+            success = values == positive
+            unknown = ~(success | (values == negative))
+            if name in missing:
+                unknown &= ~missing[name]
+            if unknown.any():
+                raise _changed(name)
+        else:
+            codes = self._target.codes(array)
+            _check_known(codes, name)
+            missing[name] = codes == MISSING
+            success = codes == 1
+        return success.astype(np.float64)
+
     def _numeric(self, n: int, dtype: type[np.floating[Any]]) -> NDArray[Any]:
         size = len(self._design.numbers) * n
         if not self._reuse:
@@ -318,18 +334,21 @@ def _role(batch: pa.RecordBatch, name: str, missing: dict[str, NDArray[np.bool_]
 
 
 def _note_missing(values: NDArray[Any], name: str, missing: dict[str, NDArray[np.bool_]]) -> None:
-    # A sum is NaN where any value is; it costs a tenth of looking at each value.
-    with np.errstate(invalid="ignore", over="ignore"):
-        if np.isnan(values.sum()):
-            missing[name] = np.isnan(values)
+    # A sum of squares is NaN where any value is, and one BLAS call: a fifth of the cost of looking at each.
+    if values.size and np.isnan(np.dot(values, values)):
+        missing[name] = np.isnan(values)
 
 
 def _check_known(codes: NDArray[np.int32], column: str) -> None:
     if (codes == UNKNOWN).any():
-        raise StreamlrError(
-            f"column '{column}' has a value that was not there when its levels were collected. "
-            "The data changed during the fit; fit again."
-        )
+        raise _changed(column)
+
+
+def _changed(column: str) -> StreamlrError:
+    return StreamlrError(
+        f"column '{column}' has a value that was not there when its levels were collected. "
+        "The data changed during the fit; fit again."
+    )
 
 
 def terms_with_limits(design: Design) -> Mapping[str, int]:

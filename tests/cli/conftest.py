@@ -67,9 +67,7 @@ class Run:
 
     def without_traceback(self) -> None:
         """It left through the front door: no exception of ours or of others reached the top."""
-        assert self.exception is None or isinstance(self.exception, SystemExit), repr(
-            self.exception
-        )
+        assert self.exception is None or isinstance(self.exception, SystemExit), repr(self.exception)
         assert "Traceback" not in self.stderr + self.stdout
 
     def refused(self, *fragments: str | int) -> None:

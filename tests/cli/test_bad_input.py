@@ -99,9 +99,7 @@ def test_glob_without_a_match(cli, parquet, people):
     cli("fit", "missing-*.parquet", *TO_MODEL).refused("missing-*.parquet")
 
 
-@pytest.mark.parametrize(
-    "other", [pa.string(), pa.list_(pa.float64()), pa.timestamp("us")], ids=str
-)
+@pytest.mark.parametrize("other", [pa.string(), pa.list_(pa.float64()), pa.timestamp("us")], ids=str)
 def test_column_of_incompatible_types_names_both_files(cli, parquet, people, spoil, other):
     values = {
         pa.string(): ["young"] * 347,
@@ -322,9 +320,7 @@ def test_missing_values_under_missing_error(cli, parquet, people, spoil, hole):
 
 
 @pytest.mark.parametrize("weight_type", ["frequency", "analytic"])
-@pytest.mark.parametrize(
-    ("value", "rows"), [(float("nan"), 17), (-1.0, 9), (float("inf"), 11)], ids=str
-)
+@pytest.mark.parametrize(("value", "rows"), [(float("nan"), 17), (-1.0, 9), (float("inf"), 11)], ids=str)
 def test_impossible_weights(cli, parquet, people, spoil, weight_type, value, rows):
     parquet(spoil(people, "exposure", value, rows=rows))
     options = ("-x", "age", "--weights", "exposure", "--weight-type", weight_type)
@@ -375,9 +371,7 @@ def test_negative_successes(cli, parquet, people, spoil):
 
 
 @pytest.mark.parametrize("output", ["absent/out.json", "data.parquet/out.json", "folder"])
-def test_output_that_cannot_be_written_is_told_before_the_fit(
-    cli, parquet, people, spoil, tmp_path, output
-):
+def test_output_that_cannot_be_written_is_told_before_the_fit(cli, parquet, people, spoil, tmp_path, output):
     """The data has an error of its own, found in the first pass; the output's comes first."""
     (tmp_path / "folder").mkdir()
     parquet(spoil(people, "late", pa.array(np.arange(347) % 3)))

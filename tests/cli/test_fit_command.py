@@ -277,9 +277,7 @@ def test_too_few_passes_is_exit_3_and_the_model_is_written(cli, flights):
 
 def test_python_warns_where_the_command_exits_with_3(flights):
     with pytest.warns(streamlr.ConvergenceWarning):
-        model = streamlr.fit(
-            flights, target="late", features=["dep_delay", "carrier"], max_passes=1
-        )
+        model = streamlr.fit(flights, target="late", features=["dep_delay", "carrier"], max_passes=1)
     assert model.converged is False
 
 
@@ -367,9 +365,7 @@ def test_unusable_columns_are_left_out_by_default_each_with_its_reason(cli, flig
     same_table(run.tidy(), clean.tidy(), 1e-12)
 
 
-def test_integer_column_with_all_values_distinct_is_used_and_remarked_on(
-    cli, flights_like, parquet
-):
+def test_integer_column_with_all_values_distinct_is_used_and_remarked_on(cli, flights_like, parquet):
     numbers = np.random.default_rng(5).permutation(600) * 7
     parquet(flights_like.append_column("serial", pa.array(numbers)))
     run = cli("fit", "data.parquet", "-y", "late", "--format", "json")
@@ -425,15 +421,11 @@ def test_weights_and_offset_are_no_features(
         *("--exclude", "distance,month", "--format", "json"),
     )
     terms, X, y = flights_design
-    used = np.array(
-        [None not in row.values() for row in flights_like.drop_columns(["late"]).to_pylist()]
-    )
+    used = np.array([None not in row.values() for row in flights_like.drop_columns(["late"]).to_pylist()])
     keyword = {"--weights": "weight", "--offset": "offset"}[option]
     expected = maximum_likelihood(X, y, **{keyword: values[used]})
     assert list(run.tidy()) == terms
-    for row, coef, std_error in zip(
-        run.tidy().values(), expected.coef, expected.std_error, strict=True
-    ):
+    for row, coef, std_error in zip(run.tidy().values(), expected.coef, expected.std_error, strict=True):
         assert close(row["estimate"], coef, std_error)
         assert math.isclose(row["std_error"], std_error, rel_tol=1e-6)
 
@@ -547,9 +539,7 @@ def test_many_files_are_one_data_set(cli, flights, flights_like, parquet, data):
     assert run.json()["dropped"] == whole.json()["dropped"]
 
 
-def test_directory_skips_names_that_begin_with_underscore_or_dot(
-    cli, flights, flights_like, parquet
-):
+def test_directory_skips_names_that_begin_with_underscore_or_dot(cli, flights, flights_like, parquet):
     split_in_files(flights_like, parquet)
     for name in ("_SUCCESS", "_metadata", ".part-0.parquet.crc", ".hidden.parquet"):
         (flights.parent / "parts" / name).write_bytes(b"not for reading")
@@ -585,9 +575,7 @@ def test_hive_partitions_become_columns(cli, flights, flights_like, parquet):
     arguments = ("-y", "late", "-x", "dep_delay,origin,year", "--format", "json")
     run = cli("fit", "hive", *arguments)
     assert run.exit_code == 0, run.stderr
-    assert list(run.tidy()) == [
-        *("Intercept", "dep_delay", "origin[T.JFK]", "origin[T.LGA]", "year")
-    ]
+    assert list(run.tidy()) == [*("Intercept", "dep_delay", "origin[T.JFK]", "origin[T.LGA]", "year")]
     same_table(run.tidy(), cli("fit", "whole.parquet", *arguments).tidy())
 
 

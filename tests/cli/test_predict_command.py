@@ -19,9 +19,7 @@ PREDICT = ("predict", "model.json", "new.parquet", "-o", "scores.parquet")
 @pytest.fixture
 def flights_with_id(flights_like):
     """The flights with an id that is neither sorted nor the row number."""
-    return flights_like.append_column(
-        "id", pa.array(np.random.default_rng(4).permutation(600) + 1000)
-    )
+    return flights_like.append_column("id", pa.array(np.random.default_rng(4).permutation(600) + 1000))
 
 
 @pytest.fixture
@@ -68,9 +66,7 @@ def test_order_of_rows_is_kept_over_many_row_groups(cli, fitted, parquet, flight
     assert sorted(table.column_names) == ["id", "probability"]
     assert table["id"].to_pylist() == flights_with_id["id"].to_pylist()
     assert table.schema.field("id").type == pa.int64()
-    np.testing.assert_allclose(
-        as_numpy(table["probability"]), fitted.predict(flights_with_id), rtol=1e-13
-    )
+    np.testing.assert_allclose(as_numpy(table["probability"]), fitted.predict(flights_with_id), rtol=1e-13)
 
 
 def test_several_kept_columns_keep_types_and_nulls(cli, fitted, parquet, flights_with_id):
@@ -114,17 +110,13 @@ def test_target_and_unused_columns_are_not_needed(cli, fitted, parquet, flights_
     )
 
 
-def test_a_chunk_without_some_levels_is_scored_by_the_frozen_design(
-    cli, fitted, parquet, flights_like
-):
+def test_a_chunk_without_some_levels_is_scored_by_the_frozen_design(cli, fitted, parquet, flights_like):
     """One origin only in the new file: its code there must not become the reference level."""
     chosen = flights_like.filter(pa.array([o == "LGA" for o in flights_like["origin"].to_pylist()]))
     parquet(chosen, "new.parquet")
     everything = fitted.predict(flights_like)
     mask = np.array(flights_like["origin"].to_pylist()) == "LGA"
-    np.testing.assert_allclose(
-        as_numpy(scores(cli(*PREDICT))["probability"]), everything[mask], rtol=1e-13
-    )
+    np.testing.assert_allclose(as_numpy(scores(cli(*PREDICT))["probability"]), everything[mask], rtol=1e-13)
 
 
 def test_files_of_a_directory_are_scored_in_sorted_order(cli, fitted, parquet, flights_with_id):
