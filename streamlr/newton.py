@@ -41,11 +41,16 @@ SUFFICIENT_DECREASE = 1e-4
 # Differences of losses below this many units of rounding say nothing; then the decrement decides.
 LOSS_ROUNDING = 16 * np.finfo(np.float64).eps
 SHORTEST_STEP = 2.0**-20
+# A step that moves eta further than this, for a column of unit size, leaves every parabola behind.
+BELIEVABLE = 15.0
+LEAST_DAMPING = 1e-2
+MOST_DAMPING = 1e6
 # Separated data: the decrement shrinks by exp(-1/2) = 0.61 a step for ever, where a finite minimum would
 # bring quadratic convergence. Probabilities of the separated rows are then below 1e-14.
 LINEAR_RATE = 0.3
 LINEAR_STEPS = 4
 DIVERGED = 1e-7
+SINGULAR_AFTER = 1.0
 
 Status = Literal["running", "converged", "stalled", "diverging"]
 
@@ -113,6 +118,7 @@ def newton(
     """
     coef = np.array(start, dtype=np.float64)
     evaluation = objective(coef) if first is None else first
+    information = np.diagonal(evaluation.hessian).copy()
     step = 0.0
     decrements: list[float] = []
     while True:
@@ -129,16 +135,18 @@ def newton(
         if ahead is not None:
             yield ahead
             return
+        direction = _believable(evaluation, direction, information)
+        slope = float(evaluation.gradient @ direction)
         step = 1.0
         while True:
             trial = coef + step * direction
             trial_evaluation = objective(trial)
-            if _accepts(evaluation, decrement, step, trial_evaluation):
+            if _accepts(evaluation, step * slope, trial_evaluation):
                 break
             if step < SHORTEST_STEP:
                 yield State(coef, evaluation, decrement, distance, 0.0, direction, "stalled")
                 return
-            step *= _shrink(evaluation, decrement, step, trial_evaluation)
+            step *= _shrink(evaluation, step * slope, trial_evaluation)
         coef, evaluation = trial, trial_evaluation
 
 
@@ -196,6 +204,29 @@ def _proved_ahead(state: State, inverse_diagonal: Floats, tolerance: float, spar
     return State(coef, gained, decrement, distance, 1.0, np.zeros_like(coef), "converged")
 
 
+def _believable(evaluation: Evaluation, direction: Floats, information: Floats) -> Floats:
+    """The Newton direction, or a damped one where the quadratic model promises what cannot be.
+
+    Where all rows that inform a column are far in a tail, its curvature is next to nothing and the Newton
+    step next to infinite. The loss cannot fall below zero, and no column of unit size can move eta by
+    BELIEVABLE and still be described by a parabola. Beyond either the direction is taken from the Hessian
+    plus a multiple of its diagonal at the start (`information`), which holds back flat directions and
+    leaves the others nearly alone (Levenberg 1944, Quarterly of Applied Mathematics 2, 164-168).
+    """
+    size = np.minimum(evaluation.box.extent, 1.0)
+    damping = 0.0
+    while True:
+        gain = -0.5 * float(evaluation.gradient @ direction)
+        moves = float((np.abs(direction) * size).max(initial=0.0))
+        if 0.0 < gain <= evaluation.loss and moves <= BELIEVABLE:
+            return direction
+        damping = 10.0 * damping if damping else LEAST_DAMPING
+        if damping > MOST_DAMPING:
+            return direction
+        factor = factorise(evaluation.hessian + np.diag(damping * information))
+        direction = np.zeros_like(direction) if factor is None else -factor.solve(evaluation.gradient)
+
+
 def _solve(evaluation: Evaluation) -> tuple[Floats, float, Floats]:
     """Newton direction, decrement, diagonal of the inverse Hessian; nothing finite where it is singular."""
     gradient = evaluation.gradient
@@ -211,7 +242,9 @@ def _status(decrements: list[float], distance: float, tolerance: float) -> Statu
     if distance <= tolerance:
         return "converged"
     if not math.isfinite(decrement):
-        return "diverging"
+        # Far from the maximum a singular Hessian is an overshoot, which damping mends; near it there is no
+        # information left in the direction in which the coefficients go.
+        return "diverging" if any(before < SINGULAR_AFTER for before in decrements) else "running"
     recent = decrements[-LINEAR_STEPS - 1 :]
     slow = len(recent) > LINEAR_STEPS and all(
         after > LINEAR_RATE * before for before, after in itertools.pairwise(recent)
@@ -223,19 +256,19 @@ def _status(decrements: list[float], distance: float, tolerance: float) -> Statu
     return "running"
 
 
-def _accepts(evaluation: Evaluation, decrement: float, step: float, trial: Evaluation) -> bool:
+def _accepts(evaluation: Evaluation, slope: float, trial: Evaluation) -> bool:
+    """`slope`: change of the loss over the trial's step if it went on as it begins."""
     if not math.isfinite(trial.loss):
         return False
     change = trial.loss - evaluation.loss
     if abs(change) <= LOSS_ROUNDING * abs(evaluation.loss):
         return True
-    return change <= -SUFFICIENT_DECREASE * step * decrement**2
+    return change <= SUFFICIENT_DECREASE * slope
 
 
-def _shrink(evaluation: Evaluation, decrement: float, step: float, trial: Evaluation) -> float:
+def _shrink(evaluation: Evaluation, slope: float, trial: Evaluation) -> float:
     """Factor for the next trial: the minimum of the parabola through what is known, kept in [0.1, 0.5]."""
     if not math.isfinite(trial.loss):
         return 0.1
-    slope = -step * decrement**2
     curvature = 2.0 * (trial.loss - evaluation.loss - slope)
     return float(np.clip(-slope / curvature, 0.1, 0.5)) if curvature > 0 else 0.5
