@@ -44,6 +44,8 @@ SHORTEST_STEP = 2.0**-20
 # A step that moves eta further than this, for a column of unit size, leaves every parabola behind.
 BELIEVABLE = 15.0
 LEAST_DAMPING = 1e-2
+# A column that starts flat is damped as if it had this share of the most informative one's information.
+FLATTEST = 1e-6
 MOST_DAMPING = 1e6
 # Separated data: the decrement shrinks by exp(-1/2) = 0.61 a step for ever, where a finite minimum would
 # bring quadratic convergence. Probabilities of the separated rows are then below 1e-14.
@@ -118,7 +120,7 @@ def newton(
     """
     coef = np.array(start, dtype=np.float64)
     evaluation = objective(coef) if first is None else first
-    information = np.diagonal(evaluation.hessian).copy()
+    information = np.zeros(coef.size)
     step = 0.0
     decrements: list[float] = []
     while True:
@@ -135,6 +137,8 @@ def newton(
         if ahead is not None:
             yield ahead
             return
+        diagonal = np.diagonal(evaluation.hessian)
+        information = np.maximum(information, np.maximum(diagonal, FLATTEST * diagonal.max(initial=0.0)))
         direction = _believable(evaluation, direction, information)
         slope = float(evaluation.gradient @ direction)
         step = 1.0
@@ -210,8 +214,8 @@ def _believable(evaluation: Evaluation, direction: Floats, information: Floats) 
     Where all rows that inform a column are far in a tail, its curvature is next to nothing and the Newton
     step next to infinite. The loss cannot fall below zero, and no column of unit size can move eta by
     BELIEVABLE and still be described by a parabola. Beyond either the direction is taken from the Hessian
-    plus a multiple of its diagonal at the start (`information`), which holds back flat directions and
-    leaves the others nearly alone (Levenberg 1944, Quarterly of Applied Mathematics 2, 164-168).
+    plus a multiple of the largest diagonal seen so far (`information`), which holds back flat directions
+    and leaves the others nearly alone (Levenberg 1944, Quarterly of Applied Mathematics 2, 164-168).
     """
     size = np.minimum(evaluation.box.extent, 1.0)
     damping = 0.0

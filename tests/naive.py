@@ -1,0 +1,39 @@
+"""The slow obvious twin of every kernel: whole matrices, one-hot columns, no tiles and no tricks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.kernels.tile import Block, Conditioning
+
+Floats = NDArray[np.float64]
+
+
+def design_matrix(block: Block, conditioning: Conditioning, slots: int) -> Floats:
+    """(n, slots): dense columns conditioned, then 0/1 columns of each factor, "no column" first."""
+    n = block.success.size
+    columns = [np.ones(n)] if conditioning.intercept else []
+    for x, centre, scale in zip(block.numeric, conditioning.centre, conditioning.scale, strict=True):
+        columns.append((x.astype(np.float64) - centre) * scale)
+    ends = [*conditioning.starts, slots][1:]
+    for codes, start, end in zip(block.codes, conditioning.starts, ends, strict=True):
+        columns.extend((codes == level).astype(np.float64) for level in range(-1, end - start - 1))
+    X = np.column_stack(columns) if columns else np.empty((n, 0))
+    for place, column in enumerate(conditioning.reduced):
+        X[:, column] = (X[:, column] - X @ conditioning.gamma[place]) * conditioning.stretch[place]
+    return X
+
+
+def outcomes(block: Block) -> tuple[Floats, Floats]:
+    """Weighted successes and failures of every row."""
+    trials = block.trials if block.trials.size else np.ones(block.success.size)
+    weight = block.weight if block.weight.size else np.ones(block.success.size)
+    return weight * block.success, weight * (trials - block.success)
+
+
+def losses(eta: Floats, success: Floats, failure: Floats) -> tuple[Floats, Floats, Floats]:
+    """Loss, slope and curvature of every row, straight from the definition of p = 1 / (1 + exp(-eta))."""
+    loss = success * np.logaddexp(0, -eta) + failure * np.logaddexp(0, eta)
+    p, q = 1 / (1 + np.exp(-eta)), 1 / (1 + np.exp(eta))
+    return loss, failure * p - success * q, (success + failure) * p * q
