@@ -76,7 +76,7 @@ def test_a_far_start_comes_home(seed: int) -> None:
 
 
 def test_a_rejected_trial_is_shortened() -> None:
-    """From log odds of 2.5 the full step lands at -3.6, beyond the minimum at 0; losses never rise on the path."""
+    """From log odds of 2.5 the full step lands at -3.6, beyond the minimum at 0; losses never rise."""
     path = states(logistic(np.ones((40, 1)), np.arange(40) % 2.0), np.array([2.5]))
     losses = [state.evaluation.loss for state in path]
     assert path[-1].status == "converged"

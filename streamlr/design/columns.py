@@ -90,7 +90,14 @@ def plain(array: pa.Array) -> NDArray[Any]:
 
 def coded(array: pa.Array) -> pa.DictionaryArray:
     """A column as dictionary codes, whatever its type."""
-    return array if pa.types.is_dictionary(array.type) else pc.dictionary_encode(array)
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        if not pa.types.is_string_view(kind.value_type):
+            return array
+        return pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.string()))
+    if pa.types.is_string_view(kind):  # Arrow cannot hash these yet
+        array = array.cast(pa.string())
+    return pc.dictionary_encode(array)
 
 
 def level_of(value: Any) -> Level | None:

@@ -24,17 +24,28 @@ class FragmentPart:
     def read(self, columns: Sequence[str], coded: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Batches of the columns asked for, in that order."""
         try:
+            # A filtered dataset scans by its own schema, a fragment by that of the dataset it is from.
+            schema = {} if isinstance(self.fragment, ds.Dataset) else {"schema": self.schema}
             scanner = self.fragment.scanner(
-                schema=self.schema,
                 columns=list(columns),
                 batch_size=batch_rows,
                 use_threads=False,
                 batch_readahead=1,
                 fragment_readahead=1,
+                **schema,
             )
             yield from scanner.to_batches()
         except (pa.ArrowException, OSError) as error:
-            raise StreamlrError(f"{self.fragment.path}: cannot be read ({error}).") from error
+            name = getattr(self.fragment, "path", "the dataset")
+            raise StreamlrError(f"{name}: cannot be read ({error}).") from error
+
+
+def _fragments(dataset: ds.Dataset) -> Iterator[Any]:
+    """The fragments, or the dataset itself where it is filtered and does not give them away."""
+    try:
+        yield from dataset.get_fragments()
+    except ValueError:
+        yield dataset
 
 
 class DatasetSource:
@@ -43,9 +54,9 @@ class DatasetSource:
     def __init__(self, dataset: ds.Dataset) -> None:
         check_unique_names(dataset.schema, "the dataset")
         self._schema = dataset.schema
-        self._parts = []
-        self._origin = []
-        for fragment in dataset.get_fragments():
+        self._parts: list[FragmentPart] = []
+        self._origin: list[str] = []
+        for fragment in _fragments(dataset):
             self._origin.append(str(getattr(fragment, "path", "a fragment in memory")))
             if isinstance(fragment, ds.ParquetFileFragment):
                 for piece in fragment.split_by_row_group():

@@ -12,6 +12,8 @@ from streamlr.errors import StreamlrError
 from streamlr.sources.base import ColumnStatistics, check_unique_names
 from streamlr.sources.memory import TablePart, table_of
 
+LOOK_ROWS = 100
+
 
 @dataclass(frozen=True)
 class PartitionPart:
@@ -35,18 +37,28 @@ class PartitionPart:
         yield from TablePart(table_of(frame)).read(columns, coded, batch_rows)
 
 
+def _schema_of(frame: Any) -> pa.Schema:
+    """The types of the meta; columns that pandas calls only "object" are looked at in the first rows."""
+    schema = pa.Schema.from_pandas(frame._meta, preserve_index=False)
+    unknown = [field.name for field in schema if pa.types.is_null(field.type)]
+    if not unknown:
+        return pa.schema(list(schema))
+    seen = table_of(frame[unknown].head(LOOK_ROWS, npartitions=-1)).schema
+    fields = []
+    for field in schema:
+        kind = seen.field(field.name).type if field.name in unknown else field.type
+        fields.append(pa.field(field.name, pa.string() if pa.types.is_null(kind) else kind))
+    return pa.schema(fields)
+
+
 class DaskSource:
-    """A dask DataFrame; its schema is that of its meta, text where pandas says only "object"."""
+    """A dask DataFrame."""
 
     def __init__(self, frame: Any) -> None:
         if not hasattr(frame, "npartitions") or not hasattr(frame, "_meta"):
             raise StreamlrError(f"cannot read a table from dask's {type(frame).__name__}; give a DataFrame.")
         self._frame = frame
-        fields = []
-        for field in pa.Schema.from_pandas(frame._meta, preserve_index=False):
-            kind = pa.string() if pa.types.is_null(field.type) else field.type
-            fields.append(pa.field(field.name, kind))
-        self._schema = pa.schema(fields)
+        self._schema = _schema_of(frame)
         check_unique_names(self._schema, "the dask DataFrame")
         self._parts = [PartitionPart(frame.partitions[i]) for i in range(frame.npartitions)]
 

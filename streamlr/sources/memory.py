@@ -78,13 +78,27 @@ def table_of(data: Any) -> pa.Table:
     try:
         if isinstance(data, pa.RecordBatch):
             return pa.Table.from_batches([data])
-        if type(data).__module__.startswith("pandas."):
-            return pa.Table.from_pandas(data, preserve_index=False)
-        if isinstance(data, dict) or hasattr(data, "__arrow_c_stream__"):
+        if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
+            return _table_of_pandas(data)
+        if isinstance(data, dict) or (hasattr(data, "__arrow_c_stream__") and not isinstance(data, type)):
             return pa.table(data)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, AttributeError, TypeError, ValueError) as error:
         raise StreamlrError(f"the {type(data).__name__} cannot become an Arrow table: {error}") from error
     raise StreamlrError(
         f"cannot read a table from {type(data).__name__}. Give a path, a list of paths, a pandas, polars or "
         "dask frame, a pyarrow Table or Dataset, or a dict of arrays."
     )
+
+
+def _table_of_pandas(frame: Any) -> pa.Table:
+    """The frame's columns; those that Arrow does not know (sparse ones) by way of NumPy."""
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (TypeError, NotImplementedError):
+        arrays = []
+        for column in frame.columns:
+            try:
+                arrays.append(pa.array(frame[column], from_pandas=True))
+            except (TypeError, NotImplementedError):
+                arrays.append(pa.array(frame[column].to_numpy(), from_pandas=True))
+        return pa.table(arrays, names=[str(column) for column in frame.columns])

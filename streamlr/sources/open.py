@@ -28,11 +28,11 @@ def open_source(data: Any) -> Source:
     module = type(data).__module__
     if module.startswith("streamlr.sources."):
         return data
-    if module.startswith(("dask.", "dask_expr.")):
+    if module.startswith(("dask.", "dask_expr.")) and hasattr(getattr(data, "_meta", None), "columns"):
         from streamlr.sources.dask import DaskSource
 
         return DaskSource(data)
-    if module.startswith("pyarrow._dataset"):
+    if module.startswith("pyarrow._dataset") and hasattr(data, "get_fragments"):
         from streamlr.sources.arrow import DatasetSource
 
         return DatasetSource(data)
@@ -75,8 +75,18 @@ def _files_of(path: str) -> list[tuple[str, Mapping[str, str]]]:
 
 def _files_below(folder: str) -> list[str]:
     found: list[str] = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(("_", "."))]
+    visited: set[str] = set()  # links are followed, and each folder is read once however many lead to it
+
+    def fail(error: OSError) -> None:
+        raise StreamlrError(f"{error.filename}: {error.strerror or error}.") from error
+
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here = os.path.realpath(place)
+        if here in visited:
+            folders[:] = []
+            continue
+        visited.add(here)
+        folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
         found.extend(
             os.path.join(place, name)
             for name in names

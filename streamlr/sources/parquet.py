@@ -68,13 +68,17 @@ def _first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class ParquetPart:
-    """Row groups `first` to `stop - 1` of a file, with the values of its Hive folders as columns."""
+    """Row groups `first` to `stop - 1` of a file, with the values of its Hive folders as columns.
+
+    `casts`: columns whose type in this file is narrower than in the whole of the files.
+    """
 
     identity: FileIdentity
     first: int
     stop: int
     rows: int
     folders: tuple[tuple[str, Any], ...] = ()
+    casts: tuple[tuple[str, pa.DataType], ...] = ()
 
     def read(self, columns: Sequence[str], coded: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Batches of the columns asked for, in that order."""
@@ -86,7 +90,7 @@ class ParquetPart:
             with pq.ParquetFile(
                 self.identity.path,
                 metadata=_metadata(self.identity),
-                read_dictionary=[name for name in coded if name not in folders],
+                read_dictionary=self._codable([name for name in coded if name not in folders]),
                 buffer_size=READ_BUFFER,
                 pre_buffer=False,
                 memory_map=False,
@@ -99,9 +103,24 @@ class ParquetPart:
                     columns=stored,
                     use_threads=False,
                 ):
-                    yield _arranged(batch, columns, folders)
+                    yield _arranged(batch, columns, folders, dict(self.casts))
         except (pa.ArrowException, OSError) as error:
             raise StreamlrError(f"{self._culprit(stored)}: cannot be read ({_first_line(error)}).") from error
+
+    def _codable(self, names: Sequence[str]) -> list[str]:
+        """Columns that Arrow can decode to codes: all but delta-encoded ones."""
+        metadata = _metadata(self.identity)
+        places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+        return [
+            name
+            for name in names
+            if name in places
+            and not any(
+                encoding.startswith("DELTA")
+                for group in range(self.first, self.stop)
+                for encoding in metadata.row_group(group).column(places[name]).encodings
+            )
+        ]
 
     def _culprit(self, stored: Sequence[str]) -> str:
         """The row group that cannot be read, by reading them again one by one."""
@@ -121,10 +140,17 @@ class ParquetPart:
             )
 
 
-def _arranged(batch: pa.RecordBatch, columns: Sequence[str], folders: dict[str, Any]) -> pa.RecordBatch:
+def _arranged(
+    batch: pa.RecordBatch,
+    columns: Sequence[str],
+    folders: dict[str, Any],
+    casts: dict[str, pa.DataType],
+) -> pa.RecordBatch:
     arrays = []
     for name in columns:
-        if name not in folders:
+        if name in casts:
+            arrays.append(batch.column(name).cast(casts[name], safe=False))
+        elif name not in folders:
             arrays.append(batch.column(name))
         elif isinstance(folders[name], str):
             codes = pa.repeat(pa.scalar(0, pa.int32()), batch.num_rows)
@@ -140,7 +166,7 @@ class ParquetSource:
     def __init__(self, files: Sequence[tuple[str, Mapping[str, str]]]) -> None:
         """`files`: paths, each with the key=value folders that it lies in."""
         identities = [FileIdentity.of(path) for path, _ in files]
-        schemas = [_metadata(identity).schema.to_arrow_schema() for identity in identities]
+        schemas = [_schema(identity) for identity in identities]
         for identity, schema in zip(identities, schemas, strict=True):
             check_unique_names(schema, identity.path)
         folders = _typed_folders([folder for _, folder in files])
@@ -154,10 +180,18 @@ class ParquetSource:
             self._schema = self._schema.append(field) if index < 0 else self._schema.set(index, field)
         self._parts = [
             part
-            for identity, folder in zip(identities, folders, strict=True)
-            for part in _parts_of(identity, tuple(folder.items()))
+            for identity, schema, folder in zip(identities, schemas, folders, strict=True)
+            for part in _parts_of(identity, tuple(folder.items()), self._casts(schema))
         ]
         self._statistics: dict[str, ColumnStatistics] = {}
+
+    def _casts(self, schema: pa.Schema) -> tuple[tuple[str, pa.DataType], ...]:
+        """Numbers that one file stores otherwise than the files together; text needs no cast to be coded."""
+        return tuple(
+            (field.name, self._schema.field(field.name).type)
+            for field in schema
+            if _is_number(field.type) and field.type != self._schema.field(field.name).type
+        )
 
     @property
     def schema(self) -> pa.Schema:
@@ -199,7 +233,16 @@ class ParquetSource:
         return self._statistics[column]
 
 
-def _parts_of(identity: FileIdentity, folders: tuple[tuple[str, Any], ...]) -> list[ParquetPart]:
+def _schema(identity: FileIdentity) -> pa.Schema:
+    with pq.ParquetFile(identity.path, metadata=_metadata(identity)) as file:
+        return file.schema_arrow
+
+
+def _parts_of(
+    identity: FileIdentity,
+    folders: tuple[tuple[str, Any], ...],
+    casts: tuple[tuple[str, pa.DataType], ...],
+) -> list[ParquetPart]:
     metadata = _metadata(identity)
     parts = []
     first = rows = 0
@@ -207,36 +250,38 @@ def _parts_of(identity: FileIdentity, folders: tuple[tuple[str, Any], ...]) -> l
         rows += metadata.row_group(group).num_rows
         if rows >= PART_ROWS or group == metadata.num_row_groups - 1:
             if rows:
-                parts.append(ParquetPart(identity, first, group + 1, rows, folders))
+                parts.append(ParquetPart(identity, first, group + 1, rows, folders, casts))
             first, rows = group + 1, 0
     return parts
 
 
 def _footer_statistics(identities: Sequence[FileIdentity], column: str) -> ColumnStatistics:
     nulls: int | None = 0
-    lows: list[Any] | None = []
-    highs: list[Any] = []
+    ranges: list[Any] | None = []
     for identity in identities:
         metadata = _metadata(identity)
         paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
         if column not in paths:
             return ColumnStatistics()
-        index = paths.index(column)
         for group in range(metadata.num_row_groups):
-            chunk = metadata.row_group(group).column(index)
+            chunk = metadata.row_group(group).column(paths.index(column))
             told = chunk.statistics
-            if told is None or not told.has_null_count:
-                nulls = None
-            elif nulls is not None:
-                nulls += told.null_count
-            if told is not None and told.has_min_max and lows is not None:
-                lows.append(told.min)
-                highs.append(told.max)
-            elif told is None or not told.has_null_count or told.null_count < chunk.num_values:
-                lows = None
-    if not lows:
+            counted = told is not None and told.has_null_count
+            nulls = nulls + told.null_count if counted and nulls is not None else None
+            all_null = counted and told.null_count == chunk.num_values
+            if told is not None and told.has_min_max and _comparable(told.min):
+                if ranges is not None:
+                    ranges.extend((told.min, told.max))
+            elif not all_null:
+                ranges = None
+    if not ranges:
         return ColumnStatistics(nulls)
-    return ColumnStatistics(nulls, min(lows), max(highs))
+    return ColumnStatistics(nulls, min(ranges), max(ranges))
+
+
+def _comparable(value: Any) -> bool:
+    """Whether a statistic is a value of the column and not the bytes of one."""
+    return not isinstance(value, bytes)
 
 
 def _folder_statistics(values: Sequence[Any]) -> ColumnStatistics:

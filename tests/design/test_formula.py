@@ -1,0 +1,225 @@
+"""The formula as a list of columns: nothing is evaluated, and what is not supported is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamlr
+from streamlr.design.formula import MAXIMUM_LENGTH, parse_formula
+from streamlr.errors import StreamlrError
+
+COLUMNS = ["y", "x", "z", "g", "a b", "a,b", "1st", "é", "C(x)", "y ~ x"]
+
+
+def parsed(text: str) -> tuple[str | None, bool, tuple[tuple[str, bool], ...]]:
+    formula = parse_formula(text, COLUMNS)
+    return formula.target, formula.intercept, formula.terms
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("y ~ x", [("x", False)]),
+        ("y~x+z", [("x", False), ("z", False)]),
+        ("  y  ~  z\n + x ", [("z", False), ("x", False)]),
+        ("y ~ x + x", [("x", False)]),
+        ("y ~ (x + z)", [("x", False), ("z", False)]),
+        ("y ~ 1 + x", [("x", False)]),
+        ("y ~ C(g)", [("g", True)]),
+        ("y ~ C( g ) + x", [("g", True), ("x", False)]),
+        ("y ~ x + z - z", [("x", False)]),
+        ("y ~ 1", []),
+        ("y ~ `a b` + `a,b`", [("a b", False), ("a,b", False)]),
+        ("y ~ `1st` + é", [("1st", False), ("é", False)]),
+        ("y ~ C(`a b`)", [("a b", True)]),
+        ("y ~ `C(x)`", [("C(x)", False)]),
+        ("y ~ `y ~ x`", [("y ~ x", False)]),
+    ],
+)
+def test_terms(text: str, terms: list[tuple[str, bool]]) -> None:
+    assert parsed(text) == ("y", True, tuple(terms))
+
+
+@pytest.mark.parametrize("text", ["y ~ 0 + x", "y ~ x + 0", "y ~ x - 1", "y ~ -1 + x"])
+def test_no_intercept(text: str) -> None:
+    assert parsed(text) == ("y", False, (("x", False),))
+
+
+@pytest.mark.parametrize("text", ["y ~ 0 + 1 + x", "y ~ x - 1 + 1"])
+def test_the_last_word_on_the_intercept_counts(text: str) -> None:
+    assert parsed(text) == ("y", True, (("x", False),))
+
+
+def test_dot_is_every_other_column() -> None:
+    others = tuple((name, False) for name in COLUMNS if name != "y")
+    assert parsed("y ~ .") == ("y", True, others)
+    assert parsed("`y ~ x` ~ .")[0] == "y ~ x"
+    assert set(parsed("y ~ . - g - `a b`")[2]) == {term for term in others if term[0] not in ("g", "a b")}
+    assert parsed("y ~ . + 0") == ("y", False, others)
+
+
+def test_left_side_may_be_absent() -> None:
+    assert parsed("~ x") == (None, True, (("x", False),))
+
+
+def test_backquoted_outcome() -> None:
+    assert parsed("`a b` ~ x") == ("a b", True, (("x", False),))
+    assert "a b" not in [name for name, _ in parsed("`a b` ~ .")[2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("y ~ x:z", "x:z"),
+        ("y ~ x*z", "x:z"),
+        ("y ~ log(x)", "log(x)"),
+        ("y ~ I(x**2)", "I(x**2)"),
+        ("y ~ bs(x, df=4)", "bs(x, df=4)"),
+        ("y ~ {x + 1}", "x + 1"),
+        ("y ~ C(g, Treatment)", "Treatment"),
+        ("y ~ C(x + z)", "C(x + z)"),
+        ("y ~ C()", "C()"),
+        ("y ~ __import__('os')", "__import__"),
+        ("y ~ x | z", "|"),
+        ("y | z ~ x", "y"),
+    ],
+)
+def test_what_is_not_supported_is_named(text: str, named: str) -> None:
+    with pytest.raises(StreamlrError) as caught:
+        parse_formula(text, COLUMNS)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "y ~ (x",
+        "y ~ x)",
+        "y ~ `x",
+        "y ~ x ~ z",
+        "y ~ x +",
+        "y ~ + * x",
+        "y ~ x z",
+        "y ~ 'x'",
+        "y ~ 2",
+        "y ~ x + 3.5",
+        "y + z ~ x",
+        "~",
+        "y ~ \0",
+        "y ~ x @ z",
+        "y ~ [x]",
+        "y ~ x.real",
+        "y ~ lambda: x",
+        "y ~ x; z",
+        "y ~ " + "(" * 200_000,
+        "y ~ " + "+".join(["x"] * (MAXIMUM_LENGTH // 2)),
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_what_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(StreamlrError):
+        streamlr.fit({"y": [0, 1, 1, 0], "x": [1.0, 2.0, 0.5, 3.0], "z": [1.0, 5.0, 2.0, 3.0]}, text)
+
+
+def test_empty_formula_is_refused() -> None:
+    """It names neither an outcome nor a term; a model of the intercept is written `y ~ 1`."""
+    with pytest.raises(StreamlrError):
+        streamlr.fit({"y": [0, 1, 1, 0], "x": [1.0, 2.0, 0.5, 3.0]}, "")
+
+
+def test_nothing_is_evaluated(tmp_path: Any) -> None:
+    marker = tmp_path / "marker"
+    for call in (f"open('{marker}', 'w')", f"C(open('{marker}', 'w'))", f"{{open('{marker}', 'w')}}"):
+        with pytest.raises(StreamlrError):
+            parse_formula(f"y ~ {call}", COLUMNS)
+    assert not marker.exists()
+
+
+# In a fit
+
+
+RNG = np.random.default_rng(8)
+N = 200
+DATA = {
+    "x": RNG.normal(size=N),
+    "a b": RNG.normal(size=N),
+    "g": RNG.choice(["p", "q", "r"], N),
+    "h": RNG.integers(0, 3, N),
+    "y": RNG.integers(0, 2, N),
+}
+
+
+def test_formula_is_the_same_as_the_options() -> None:
+    model = streamlr.fit(DATA, "y ~ C(h) + `a b` + g")
+    other = streamlr.fit(DATA, target="y", features=["h", "a b", "g"], categorical=["h"])
+    assert model.terms == other.terms
+    assert model.terms == ("Intercept", "C(h)[T.1]", "C(h)[T.2]", "a b", "g[T.q]", "g[T.r]")
+    assert model.params.tobytes() == other.params.tobytes()
+
+
+def test_dot_in_a_fit() -> None:
+    model = streamlr.fit(DATA, "y ~ .")
+    assert model.terms == ("Intercept", "x", "a b", "g[T.q]", "g[T.r]", "h")
+
+
+def test_dot_leaves_out_what_the_user_did_not_name() -> None:
+    """Columns behind the dot were not named, so one that cannot be used is left out, not an error."""
+    model = streamlr.fit({**DATA, "one": np.ones(N), "when": np.arange(N).astype("M8[s]")}, "y ~ .")
+    assert set(model.excluded) == {"one", "when"}
+
+
+def test_dot_takes_no_column_with_a_role() -> None:
+    model = streamlr.fit({**DATA, "w": np.ones(N)}, "y ~ .", weights="w")
+    assert "w" not in model.terms
+
+
+@pytest.mark.parametrize("text", ["y ~ 0 + g + x", "y ~ g + x - 1", "y ~ x + g + 0"])
+def test_without_intercept_the_first_factor_has_all_levels(text: str) -> None:
+    model = streamlr.fit(DATA, text, tol=1e-12)
+    with_intercept = streamlr.fit(DATA, "y ~ g + x", tol=1e-12)
+    assert set(model.terms) == {"g[p]", "g[q]", "g[r]", "x"}
+    assert model.llf == pytest.approx(with_intercept.llf, rel=1e-12)
+    place = model.terms.index("g[p]")
+    assert model.params[place] == pytest.approx(with_intercept.params[0], rel=1e-10)
+
+
+def test_without_intercept_the_second_factor_has_a_reference() -> None:
+    model = streamlr.fit(DATA, "y ~ 0 + C(h) + g")
+    assert model.terms == ("C(h)[0]", "C(h)[1]", "C(h)[2]", "g[T.q]", "g[T.r]")
+    assert list(model.aliased) == []
+
+
+def test_without_intercept_and_factors_nothing_is_centred() -> None:
+    data = {"x": DATA["x"] + 5.0, "y": DATA["y"]}
+    model = streamlr.fit(data, "y ~ 0 + x", tol=1e-12)
+    slope = float(model.params[0])
+    p = 1 / (1 + np.exp(-slope * data["x"]))
+    assert abs(np.sum((data["y"] - p) * data["x"])) < 1e-9 * np.sum(np.abs(data["x"]))
+
+
+def test_target_option_and_formula() -> None:
+    assert streamlr.fit(DATA, "~ x", target="y").terms == ("Intercept", "x")
+    assert streamlr.fit(DATA, "y ~ x", target="y").terms == ("Intercept", "x")
+    with pytest.raises(StreamlrError, match="'y'.*'h'"):
+        streamlr.fit(DATA, "y ~ x", target="h")
+    with pytest.raises(StreamlrError, match="formula"):
+        streamlr.fit(DATA, "y ~ x", features=["x"])
+
+
+def test_unknown_columns_of_a_formula() -> None:
+    with pytest.raises(StreamlrError, match="'xx'.*Did you mean 'x'"):
+        streamlr.fit(DATA, "y ~ xx")
+    with pytest.raises(StreamlrError, match="'yy'"):
+        streamlr.fit(DATA, "yy ~ x")
+    with pytest.raises(StreamlrError, match="'hh'"):
+        streamlr.fit(DATA, "y ~ C(hh)")
+
+
+def test_factor_and_its_text_are_one_term() -> None:
+    """C(g) of a text column is the column; both say the same, so one is aliased or they are one."""
+    model = streamlr.fit(DATA, "y ~ C(g) + g")
+    assert len(model.params) == 3
+    assert np.isfinite(model.params).all()
