@@ -279,7 +279,24 @@ def test_options_that_contradict_the_column(options: dict[str, Any]) -> None:
 # Names that are hard to tell apart
 
 
-NAMES = ["", " ", ",", "a=b", "a,b", "new\nline", "tab\t", "é", "😀", "[T.x]", "a:b", "`q`", "C(x)", "a.b", "0", "1"]
+NAMES = [
+    "",
+    " ",
+    ",",
+    "a=b",
+    "a,b",
+    "new\nline",
+    "tab\t",
+    "é",
+    "😀",
+    "[T.x]",
+    "a:b",
+    "`q`",
+    "C(x)",
+    "a.b",
+    "0",
+    "1",
+]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "~", "nul\0", "__class__", "x" * 5_000])
