@@ -203,14 +203,14 @@ def test_without_intercept_and_factors_nothing_is_centred() -> None:
 def test_target_option_and_formula() -> None:
     assert streamlr.fit(DATA, "~ x", target="y").terms == ("Intercept", "x")
     assert streamlr.fit(DATA, "y ~ x", target="y").terms == ("Intercept", "x")
-    with pytest.raises(StreamlrError, match="'y'.*'h'"):
+    with pytest.raises(StreamlrError, match=r"'y'.*'h'"):
         streamlr.fit(DATA, "y ~ x", target="h")
     with pytest.raises(StreamlrError, match="formula"):
         streamlr.fit(DATA, "y ~ x", features=["x"])
 
 
 def test_unknown_columns_of_a_formula() -> None:
-    with pytest.raises(StreamlrError, match="'xx'.*Did you mean 'x'"):
+    with pytest.raises(StreamlrError, match=r"'xx'.*Did you mean 'x'"):
         streamlr.fit(DATA, "y ~ xx")
     with pytest.raises(StreamlrError, match="'yy'"):
         streamlr.fit(DATA, "yy ~ x")
