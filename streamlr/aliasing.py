@@ -46,7 +46,9 @@ def settle_basis(objective: Objective, coef: Floats) -> tuple[Objective, Floats,
     Returns the objective in the settled basis, `coef` there, the evaluation and the aliased model columns.
     """
     evaluation = objective(coef)
-    if not np.isfinite(evaluation.hessian).all():  # infinities in the data, which the caller reports
+    assert objective.first is not None
+    if objective.first.tally.rows_used == 0 or not np.isfinite(evaluation.hessian).all():
+        # No row is left, or there are infinities in the data: the caller knows what to say.
         return objective, coef, evaluation, []
     magnitude = _magnitude(objective)
     aliased: list[int] = []

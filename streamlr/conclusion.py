@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from streamlr import inference
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.spec import Spec
+from streamlr.errors import StreamlrError
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
 from streamlr.objective import Objective
@@ -45,19 +47,31 @@ def conclude(
     whole[np.ix_(active, active)] = covariance
     raw_covariance = basis.covariance_to_raw(whole)[np.ix_(active, active)]
     constants = _constants(objective)
+    for column, reason in constants.items():
+        session.remark(f"left out: {column} ({reason})")
     single_level = [factor.name for factor in design.factors if not factor.levels]
+    params = basis.to_raw(objective.expand(state.coef))[active]
+    aliased_names = [names[column] for column in aliased if names[column] not in constants]
+    if constants:
+        gone = [j for j, number in enumerate(design.numbers) if number.column in constants]
+        kept = tuple(term for term in design.terms if term.column not in constants)
+        if not kept:
+            listed = "; ".join(f"{c}: {why}" for c, why in {**spec.excluded, **constants}.items())
+            raise StreamlrError(f"no feature is left ({listed}).")
+        design = replace(design, terms=kept)
+        basis = basis.dropping(design.layout, gone)
     return Model(
         design=design,
         basis=basis,
         conditioned_coef=state.coef,
         conditioned_covariance=covariance,
-        params=basis.to_raw(objective.expand(state.coef))[active],
+        params=params,
         bse=inference.standard_errors(raw_covariance),
         statistics=_statistics(session, objective, first, state, tol),
         conf_level=conf_level,
         dropped={name: int(count) for name, count in first.tally.missing.items() if count},
         excluded={**spec.excluded, **constants},
-        aliased=[names[column] for column in aliased if names[column] not in constants] + single_level,
+        aliased=aliased_names + single_level,
         separation=_set_aside_finding(design, first),
         trace=session.trace,
         provenance=_provenance(session.source, tol),
@@ -75,7 +89,7 @@ def _constants(objective: Objective) -> dict[str, str]:
     for j, number in enumerate(design.numbers):
         column = int(basis.numeric_columns[j])
         if not number.named and low[j] == high[j] and not basis.active[column]:
-            constants[number.name] = f"constant ({low[j]:g})"
+            constants[number.column] = f"constant ({low[j]:g})"
     return constants
 
 

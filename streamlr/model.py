@@ -21,6 +21,8 @@ from streamlr.design.design import Design, Factor
 
 Floats = NDArray[np.float64]
 
+ESTIMATES = ("estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high", "odds_ratio")
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -130,20 +132,15 @@ class Model:
 
     def tidy_rows(self) -> list[dict[str, Any]]:
         """A dict a term with broom's names, terms without an estimate included."""
-        place = {name: i for i, name in enumerate(self.terms)}
         z, p, intervals = self.zvalues, self.pvalues, self.conf_int()
         odds = inference.odds_ratios(self.params)
         rows = []
-        for name in self._all_names():
-            i = place.get(name)
-            numbers = (
-                [None] * 7
-                if i is None
-                else [self.params[i], self.bse[i], z[i], p[i], intervals[i, 0], intervals[i, 1], odds[i]]
-            )
-            keys = ("estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high", "odds_ratio")
+        for name, i in self._terms_with_places():
+            numbers: list[Any] = [None] * len(ESTIMATES)
+            if i is not None:
+                numbers = [self.params[i], self.bse[i], z[i], p[i], *intervals[i], odds[i]]
             row: dict[str, Any] = {"term": name}
-            row.update((key, _number(value)) for key, value in zip(keys, numbers, strict=True))
+            row.update((key, _number(value)) for key, value in zip(ESTIMATES, numbers, strict=True))
             rows.append(row)
         return rows
 
@@ -152,8 +149,7 @@ class Model:
         import pyarrow as pa
 
         rows = self.tidy_rows()
-        keys = ("estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high", "odds_ratio")
-        schema = pa.schema([("term", pa.string()), *((key, pa.float64()) for key in keys)])
+        schema = pa.schema([("term", pa.string()), *((key, pa.float64()) for key in ESTIMATES)])
         return pa.Table.from_pylist(rows, schema=schema)
 
     def glance(self) -> dict[str, Any]:
@@ -245,14 +241,20 @@ class Model:
 
         write_model(self, os.fspath(path))
 
-    def _all_names(self) -> list[str]:
-        names = ["Intercept"] if self.design.intercept else []
+    def _terms_with_places(self) -> list[tuple[str, int | None]]:
+        """Every name of the table with its place among `terms`, None where it has no estimate."""
+        places: list[int | None] = [None] * self.design.layout.columns
+        for place, active in enumerate(np.flatnonzero(self.basis.active)):
+            places[int(active)] = place
+        column = int(self.design.intercept)
+        found: list[tuple[str, int | None]] = [("Intercept", places[0])] if self.design.intercept else []
         for term in self.design.terms:
-            names.extend(term.column_names)
+            names = term.column_names
+            found.extend((name, places[column + i]) for i, name in enumerate(names))
+            column += len(names)
             if isinstance(term, Factor):
-                names.extend(term.level_name(level) for level, _ in term.set_aside)
-        gone = set(self.excluded)
-        return [name for name in names if name not in gone]
+                found.extend((term.level_name(level), None) for level, _ in term.set_aside)
+        return found
 
 
 def _number(value: Any) -> float | None:

@@ -40,7 +40,7 @@ def read_model(path: str) -> Model:
             content = json.load(file)
     except OSError as error:
         raise StreamlrError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise StreamlrError(f"{path} is not a streamlr model: it is not JSON ({error}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise StreamlrError(f"{path} is not a streamlr model.")
@@ -50,7 +50,7 @@ def read_model(path: str) -> Model:
         )
     try:
         return _from_json(content)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise StreamlrError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
 
 
@@ -91,23 +91,24 @@ def _from_json(content: dict[str, Any]) -> Model:
     stored = content["basis"]
     basis = Basis(
         layout=design.layout,
-        centre=np.array(stored["centre"], dtype=np.float64),
-        scale=np.array(stored["scale"], dtype=np.float64),
+        centre=_numbers(stored["centre"], design.layout.numeric),
+        scale=_numbers(stored["scale"], design.layout.numeric),
         active=np.array(stored["active"], dtype=np.bool_),
         reduced=tuple(stored["reduced"]),
-        gamma=tuple(np.array(row, dtype=np.float64) for row in stored["gamma"]),
+        gamma=tuple(_numbers(row, design.layout.columns) for row in stored["gamma"]),
         stretch=tuple(stored["stretch"]),
     )
-    coef = np.array(stored["coef"], dtype=np.float64)
-    if basis.active.shape != (design.layout.columns,) or coef.shape != (int(basis.active.sum()),):
+    if basis.active.shape != (design.layout.columns,):
         raise ValueError("the numbers of columns do not agree")
+    k = int(basis.active.sum())
+    coef = _numbers(stored["coef"], k)
     return Model(
         design=design,
         basis=basis,
         conditioned_coef=coef,
         conditioned_covariance=_unpack(stored["covariance"], coef.size),
-        params=np.array(content["params"], dtype=np.float64),
-        bse=np.array(content["std_errors"], dtype=np.float64),
+        params=_numbers(content["params"], k),
+        bse=_numbers(content["std_errors"], k),
         statistics=Statistics(**content["statistics"]),
         conf_level=content["conf_level"],
         dropped=content["dropped"],
@@ -179,6 +180,18 @@ def _term_from_json(stored: dict[str, Any]) -> Term:
     )
 
 
+def _numbers(values: Any, count: int) -> NDArray[np.float64]:
+    """A list of `count` finite numbers as an array."""
+    if not isinstance(values, list) or len(values) != count:
+        raise ValueError(f"expected a list of {count} numbers")
+    if not all(type(value) in (int, float) for value in values):
+        raise ValueError("a list of numbers holds something else")
+    array = np.array(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("a number is not finite")
+    return array
+
+
 def _pack(matrix: NDArray[np.float64]) -> str:
     lower = matrix[np.tril_indices(len(matrix))].astype("<f8")
     return base64.b64encode(lower.tobytes()).decode("ascii")
@@ -186,6 +199,8 @@ def _pack(matrix: NDArray[np.float64]) -> str:
 
 def _unpack(text: str, k: int) -> NDArray[np.float64]:
     lower = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
+    if lower.size != k * (k + 1) // 2 or not np.isfinite(lower).all():
+        raise ValueError("the covariance does not fit the coefficients")
     matrix = np.zeros((k, k))
     matrix[np.tril_indices(k)] = lower
     return matrix + np.tril(matrix, -1).T

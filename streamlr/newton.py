@@ -46,6 +46,8 @@ BELIEVABLE = 15.0
 LEAST_DAMPING = 1e-2
 # A column that starts flat is damped as if it had this share of the most informative one's information.
 FLATTEST = 1e-6
+# Share of the most information a column has had, below which it counts as flat.
+LOST = 1e-3
 MOST_DAMPING = 1e6
 # Separated data: the decrement shrinks by exp(-1/2) = 0.61 a step for ever, where a finite minimum would
 # bring quadratic convergence. Probabilities of the separated rows are then below 1e-14.
@@ -212,12 +214,14 @@ def _believable(evaluation: Evaluation, direction: Floats, information: Floats) 
     """The Newton direction, or a damped one where the quadratic model promises what cannot be.
 
     Where all rows that inform a column are far in a tail, its curvature is next to nothing and the Newton
-    step next to infinite. The loss cannot fall below zero, and no column of unit size can move eta by
+    step next to infinite. The loss cannot fall below zero, and no flat column of unit size can move eta by
     BELIEVABLE and still be described by a parabola. Beyond either the direction is taken from the Hessian
     plus a multiple of the largest diagonal seen so far (`information`), which holds back flat directions
     and leaves the others nearly alone (Levenberg 1944, Quarterly of Applied Mathematics 2, 164-168).
     """
-    size = np.minimum(evaluation.box.extent, 1.0)
+    # Only columns that have lost their curvature count: those of a collinear pair may move far, together.
+    flat = np.diagonal(evaluation.hessian) < LOST * information
+    size = np.where(flat, np.minimum(evaluation.box.extent, 1.0), 0.0)
     damping = 0.0
     while True:
         gain = -0.5 * float(evaluation.gradient @ direction)

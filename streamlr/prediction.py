@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -48,6 +49,11 @@ def predict_file(
     name only when it is whole. Raises `StreamlrError`.
     """
     check_scorable(design, source)
+    keep = tuple(dict.fromkeys(keep))
+    if any(
+        os.path.exists(name) and os.path.realpath(name) == os.path.realpath(path) for name in source.origin
+    ):
+        raise StreamlrError(f"{path} is one of the files to be scored; write the scores to another.")
     for name in keep:
         if name not in source.schema.names:
             raise StreamlrError(f"no column '{name}' to keep.{did_you_mean(name, source.schema.names)}")

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamlr.design.columns import Level
-from streamlr.design.design import Design, terms_with_limits
-from streamlr.design.freeze import Review, SeparationPolicy, freeze, review, without_columns
+from streamlr.design.design import Design
+from streamlr.design.freeze import (
+    Review,
+    SeparationPolicy,
+    freeze,
+    review,
+    separation_by_levels,
+    without_columns,
+)
 from streamlr.design.profile import ProfileSums, ProfileTask
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError
@@ -16,6 +23,8 @@ from streamlr.sources.base import Source
 
 # Resident size of a fresh process with everything imported and compiled.
 OWN_SIZE = 250_000_000
+# Levels that a remark names before it counts the rest.
+NAMED = 8
 
 
 def named(source: Source) -> str:
@@ -67,17 +76,30 @@ def profile_and_freeze(
         profile = session.run(session.source.parts, columns, task, ProfileSums.merge, "profile")
         if profile.rows_read == 0:
             raise StreamlrError(f"{named(session.source)} has no rows (0 rows).")
-        found: Review = review(spec, profile, separation)
+        try:
+            found: Review = review(spec, profile, set_aside)
+        except StreamlrError:
+            if set(columns) == set(spec.columns):
+                raise
+            columns = spec.columns  # columns not read yet may drop the rows that are at fault
+            continue
         if not found:
             break
         spec = without_columns(spec, found.exclude)
         for column, levels in found.set_aside.items():
             set_aside.setdefault(column, {}).update(levels)
+    if set_aside and separation == "error":
+        raise separation_by_levels(spec, profile, set_aside)
     for column, reason in spec.excluded.items():
         session.remark(f"left out: {column} ({reason})")
     design = freeze(spec, profile, set_aside)
-    for name, outcome in terms_with_limits(design).items():
-        session.remark(f"set aside: {name}, whose rows all have outcome {outcome}")
+    for factor in design.factors:
+        if factor.set_aside:
+            names = [factor.level_name(level) for level, _ in factor.set_aside]
+            shown = ", ".join(names[:NAMED]) + (
+                f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+            )
+            session.remark(f"set aside, because all their rows have one outcome: {shown}")
     return spec, profile, design
 
 

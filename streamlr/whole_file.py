@@ -17,6 +17,8 @@ def check_writable(path: str) -> None:
         raise StreamlrError(f"cannot write {path}: the folder {folder} does not exist.")
     if os.path.isdir(path):
         raise StreamlrError(f"cannot write {path}: it is a folder.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise StreamlrError(f"cannot write {path}: it is no regular file.")
     if not os.access(folder, os.W_OK):
         raise StreamlrError(f"cannot write {path}: no permission to write in {folder}.")
 
@@ -28,6 +30,7 @@ def written_whole(path: str) -> Iterator[str]:
     Raises `StreamlrError` where the file cannot be written.
     """
     check_writable(path)
+    path = os.path.realpath(path)  # a link stays, and what it points to is replaced
     folder, name = os.path.split(os.path.abspath(path))
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)

@@ -37,3 +37,27 @@ def losses(eta: Floats, success: Floats, failure: Floats) -> tuple[Floats, Float
     loss = success * np.logaddexp(0, -eta) + failure * np.logaddexp(0, eta)
     p, q = 1 / (1 + np.exp(-eta)), 1 / (1 + np.exp(eta))
     return loss, failure * p - success * q, (success + failure) * p * q
+
+
+def factor_tables(
+    codes: NDArray[np.int32], widths: NDArray[np.int64], root: Floats, weighed: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Diagonal, cross and pair tables of factors, row by row; `weighed` (dense, n) is root times the columns.
+
+    Pair tables follow one another as factors 0 and 1, 0 and 2, ..., each with a row a slot of the first.
+    """
+    factors = len(widths)
+    starts = np.cumsum(widths) - widths
+    diagonal = np.zeros(int(widths.sum()))
+    cross = np.zeros((len(weighed), int(widths.sum())))
+    pairs = [np.zeros((widths[f], widths[g])) for f in range(factors) for g in range(f + 1, factors)]
+    for i in range(len(root)):
+        place = 0
+        for f in range(factors):
+            slot = starts[f] + 1 + codes[f, i]
+            diagonal[slot] += root[i] ** 2
+            cross[:, slot] += root[i] * weighed[:, i]
+            for g in range(f + 1, factors):
+                pairs[place][1 + codes[f, i], 1 + codes[g, i]] += root[i] ** 2
+                place += 1
+    return diagonal, cross, np.concatenate([np.empty(0), *(table.ravel() for table in pairs)])

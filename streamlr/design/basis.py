@@ -11,6 +11,7 @@ centre, scale and gamma may come from a sample. `active` leaves out columns with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,6 +64,20 @@ class Basis:
         active = self.active.copy()
         active[columns] = False
         return replace(self, active=active)
+
+    def dropping(self, layout: Layout, numbers: Sequence[int]) -> Basis:
+        """The basis of `layout`, which lacks some inactive numeric columns of this one."""
+        columns = self.numeric_columns[list(numbers)]
+        moved = np.delete(np.arange(len(self.active)), columns).tolist()
+        return replace(
+            self,
+            layout=layout,
+            centre=np.delete(self.centre, numbers),
+            scale=np.delete(self.scale, numbers),
+            active=np.delete(self.active, columns),
+            reduced=tuple(moved.index(column) for column in self.reduced),
+            gamma=tuple(np.delete(row, columns) for row in self.gamma),
+        )
 
     def reduce(self, column: int, gamma: Floats, stretch: float) -> Basis:
         """Take `gamma` (k,), a combination of earlier basis columns, out of a dense column."""

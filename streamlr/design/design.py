@@ -227,6 +227,8 @@ class Encoder:
                 aside = keep & ((row == ALWAYS_NEGATIVE) | (row == ALWAYS_POSITIVE))
                 tally.rows_set_aside += int(np.count_nonzero(aside))
                 keep &= ~aside
+        if design.trials is None and n and success.min() < 0 and (success[keep] < 0).any():
+            raise _changed(design.target)
         for factor, row in zip(design.factors, codes, strict=True):
             if row.size and row.min() <= UNKNOWN:
                 _check_known(row[keep], factor.column)
@@ -258,6 +260,8 @@ class Encoder:
             keep &= ~mask
         finite = np.isfinite(numeric).all(axis=0) if numeric.size else np.ones(n, dtype=np.bool_)
         keep &= finite & ~(codes == UNKNOWN).any(axis=0)
+        if offset.size:
+            keep &= np.isfinite(offset)
         always_negative = (codes == ALWAYS_NEGATIVE).any(axis=0)
         always_positive = (codes == ALWAYS_POSITIVE).any(axis=0)
         limits = np.full(n, np.nan)
@@ -291,23 +295,17 @@ class Encoder:
         return numeric, codes, offset
 
     def _outcome(self, array: pa.Array, missing: dict[str, NDArray[np.bool_]]) -> NDArray[np.float64]:
-        """1.0 where the outcome counts as 1, else 0.0."""
+        """1.0 where the outcome counts as 1, 0.0 where it is the other, UNKNOWN where it is neither."""
         name, positive, negative = self._design.target, self._design.positive, self._design.negative
         if is_number(array.type):  # comparing is four times as fast as coding
             values = numbers(array, name)
             _note_missing(values, name, missing)
             success = values == positive
             unknown = ~(success | (values == negative))
-            if name in missing:
-                unknown &= ~missing[name]
-            if unknown.any():
-                raise _changed(name)
-        else:
-            codes = self._target.codes(array)
-            _check_known(codes, name)
-            missing[name] = codes == MISSING
-            success = codes == 1
-        return success.astype(np.float64)
+            return np.where(unknown, float(UNKNOWN), success)
+        codes = self._target.codes(array)
+        missing[name] = codes == MISSING
+        return codes.astype(np.float64)
 
     def _numeric(self, n: int, dtype: type[np.floating[Any]]) -> NDArray[Any]:
         size = len(self._design.numbers) * n

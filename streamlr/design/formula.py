@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from streamlr.errors import StreamlrError
 
 CATEGORICAL = re.compile(r"C\(\s*(?:`([^`]+)`|([^\W\d]\w*))\s*\)")
+DOT = re.compile(r"(?<![\w.])\.(?![\w.])")
 # formulaic's parser takes seconds on formulas made to be slow; real ones are far below this.
 MAXIMUM_LENGTH = 65_536
 
@@ -24,6 +25,8 @@ class Formula:
     target: str | None
     intercept: bool
     terms: tuple[tuple[str, bool], ...]
+    written: frozenset[str]  # columns that the user wrote; others come from the dot
+    has_dot: bool
 
 
 def parse_formula(text: str, columns: Sequence[str]) -> Formula:
@@ -33,6 +36,8 @@ def parse_formula(text: str, columns: Sequence[str]) -> Formula:
 
     if len(text) > MAXIMUM_LENGTH:
         raise StreamlrError(f"the formula has {len(text):,} characters; at most {MAXIMUM_LENGTH:,} are read.")
+    if not text.replace("~", "").strip():
+        raise StreamlrError(f"the formula {text!r} names no column.")
     outcome = text.partition("~")[0].strip().strip("`")
     available = [name for name in columns if name != outcome]
     try:
@@ -53,6 +58,8 @@ def parse_formula(text: str, columns: Sequence[str]) -> Formula:
     intercept = False
     terms = []
     for term in right:
+        if not hasattr(term, "factors"):
+            raise StreamlrError(f"cannot use {text!r}: parts split by | are not supported.")
         factors = [factor.expr for factor in term.factors]
         if factors == ["1"]:
             intercept = True
@@ -60,7 +67,12 @@ def parse_formula(text: str, columns: Sequence[str]) -> Formula:
             raise StreamlrError(f"the interaction {':'.join(factors)} in {text!r} is not supported yet.")
         else:
             terms.append(_column_of(factors[0], term.factors[0].eval_method.value, text))
-    return Formula(target, intercept, tuple(terms))
+    right_side = text.partition("~")[2] if "~" in text else text
+    has_dot = DOT.search(re.sub(r"`[^`]*`", "", right_side)) is not None
+    words = set(re.findall(r"[^\W\d]\w*(?:\.\w+)*", re.sub(r"`[^`]*`", " ", right_side)))
+    words.update(re.findall(r"`([^`]*)`", right_side))
+    written = words if has_dot else {column for column, _ in terms}
+    return Formula(target, intercept, tuple(terms), frozenset(written), has_dot)
 
 
 def _column_of(expression: str, method: str, text: str) -> tuple[str, bool]:

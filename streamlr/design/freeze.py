@@ -10,7 +10,7 @@ import numpy as np
 
 from streamlr.design.columns import Level, find_level, sorted_levels
 from streamlr.design.design import Design, Factor, Term, number_of
-from streamlr.design.profile import FIRST, MAXIMUM_LEVELS, MAXIMUM_OUTCOMES, ROWS, SECOND, ProfileSums
+from streamlr.design.profile import FIRST, MAXIMUM_LEVELS, MAXIMUM_OUTCOMES, SECOND, ProfileSums
 from streamlr.design.spec import Feature, Spec
 from streamlr.errors import SeparationError, StreamlrError, did_you_mean
 
@@ -28,8 +28,11 @@ class Review:
         return bool(self.exclude or self.set_aside)
 
 
-def review(spec: Spec, profile: ProfileSums, separation: SeparationPolicy) -> Review:
-    """Raise the first fault a profile shows, or say what must change before the next profile."""
+def review(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Level, int]]) -> Review:
+    """Raise the first fault a profile shows, or say what must change before the next profile.
+
+    `set_aside`: the levels whose rows this profile has left out already.
+    """
     if spec.missing == "error" and profile.missing:
         counts = _counts(profile.missing)
         raise StreamlrError(f"missing values: {counts}. Fill them, or drop their rows with --missing drop.")
@@ -44,7 +47,9 @@ def review(spec: Spec, profile: ProfileSums, separation: SeparationPolicy) -> Re
     exclude = {
         feature.column: reason
         for feature in spec.features
-        if (reason := _why_left_out(feature, profile)) is not None and not feature.named
+        if not feature.named
+        and feature.column not in set_aside
+        and (reason := _why_left_out(feature, profile)) is not None
     }
     if exclude:
         return Review(exclude)
@@ -52,8 +57,8 @@ def review(spec: Spec, profile: ProfileSums, separation: SeparationPolicy) -> Re
         raise StreamlrError(
             f"no rows are left: all {profile.rows_read:,} have a missing value ({_counts(profile.missing)})."
         )
-    if profile.rows_used == 0:
-        raise StreamlrError("no rows are left: every row has a level that goes with one outcome only.")
+    if set_aside and (profile.rows_used == 0 or (spec.trials is None and len(profile.outcomes) < 2)):
+        raise separation_by_levels(spec, profile, set_aside)
     if spec.weights is not None and not any(profile.outcome_weight.values()) and spec.trials is None:
         raise StreamlrError(f"the weight '{spec.weights}' is zero in all {profile.rows_used:,} rows used.")
     _check_infinite(profile)
@@ -63,7 +68,7 @@ def review(spec: Spec, profile: ProfileSums, separation: SeparationPolicy) -> Re
         positive, _ = outcome_levels(spec, profile)
     else:
         _check_counts(spec, profile)
-    return _single_outcome_levels(spec, profile, positive, separation)
+    return Review(set_aside=_single_outcome_levels(spec, profile, positive))
 
 
 def outcome_levels(spec: Spec, profile: ProfileSums) -> tuple[Level, Level]:
@@ -168,12 +173,11 @@ def _why_left_out(feature: Feature, profile: ProfileSums) -> str | None:
 
 
 def _single_outcome_levels(
-    spec: Spec, profile: ProfileSums, positive: Level | None, separation: SeparationPolicy
-) -> Review:
-    """Levels whose rows have one outcome only: the coefficient of each would be infinite."""
+    spec: Spec, profile: ProfileSums, positive: Level | None
+) -> dict[str, dict[Level, int]]:
+    """Levels whose rows have one outcome only, with that outcome: the coefficient would be infinite."""
     first_is_positive = spec.trials is not None or next(iter(profile.outcomes)) == positive
     found: dict[str, dict[Level, int]] = {}
-    rows = 0
     for feature in spec.features:
         if not feature.categorical:
             continue
@@ -181,30 +185,32 @@ def _single_outcome_levels(
             if (counts[FIRST] > 0) != (counts[SECOND] > 0):
                 outcome = int((counts[FIRST] > 0) == first_is_positive)
                 found.setdefault(feature.column, {})[level] = outcome
-                rows += int(counts[ROWS])
-    everything = any(
-        len(found.get(feature.column, {})) == len(profile.factors[feature.column].counts or {})
+    return found
+
+
+def separation_by_levels(
+    spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Level, int]]
+) -> SeparationError:
+    """The finding that levels set aside are a separation which the fit must not pass over."""
+    complete = profile.rows_used == 0 or len(profile.outcomes) < 2
+    terms = [
+        {"term": f"{feature.name}[T.{level}]", "direction": 1 if outcome else -1}
         for feature in spec.features
-        if feature.categorical
+        for level, outcome in sorted(set_aside.get(feature.column, {}).items(), key=lambda item: str(item[0]))
+    ]
+    named = ", ".join(str(term["term"]) for term in terms[:10]) + (", …" if len(terms) > 10 else "")
+    total = profile.rows_used + profile.rows_set_aside
+    return SeparationError(
+        f"no finite maximum-likelihood estimate: every row of {named} has one outcome only"
+        + (", and no row is left to fit" if complete else "")
+        + ". Leave the column out or merge its levels.",
+        {
+            "kind": "complete" if complete else "quasi-complete",
+            "terms": terms,
+            "rows_separated": total if complete else profile.rows_set_aside,
+            "rows_overlapping": 0 if complete else profile.rows_used,
+        },
     )
-    if found and (separation == "error" or everything):
-        terms = [
-            {"term": f"{feature.name}[T.{level}]", "direction": 1 if outcome else -1}
-            for feature in spec.features
-            for level, outcome in sorted(found.get(feature.column, {}).items(), key=lambda item: str(item[0]))
-        ]
-        named = ", ".join(str(term["term"]) for term in terms[:10]) + (", …" if len(terms) > 10 else "")
-        raise SeparationError(
-            f"no finite maximum-likelihood estimate: every row of {named} has one outcome only. "
-            "Leave the column out or merge its levels.",
-            {
-                "kind": "complete" if everything else "quasi-complete",
-                "terms": terms,
-                "rows_separated": rows if not everything else profile.rows_used,
-                "rows_overlapping": 0 if everything else profile.rows_used - rows,
-            },
-        )
-    return Review(set_aside=found)
 
 
 def freeze(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Level, int]]) -> Design:

@@ -85,7 +85,9 @@ def resolve_spec(
     if formula is not None:
         if features is not None:
             raise StreamlrError("give either a formula or a list of features, not both.")
-        parsed = parse_formula(formula, names)
+        usable = [name for name in names if _is_default(name, types[name])]
+        taken = {name for name in (target, weights, offset, trials, *exclude) if name is not None}
+        parsed = parse_formula(formula, [name for name in usable if name not in taken])
         if parsed.target is not None and target is not None and parsed.target != target:
             raise StreamlrError(
                 f"the formula's outcome is '{parsed.target}' but the target is '{target}'. Give one of them."
@@ -110,6 +112,10 @@ def resolve_spec(
     excluded: dict[str, str] = {}
     if parsed is not None:
         wanted = [(column, factor) for column, factor in parsed.terms if column not in exclude]
+        if parsed.has_dot:
+            excluded = {
+                name: _default_reason(name, types[name]) or "" for name in names if name not in usable
+            }
         named = True
     elif features is not None:
         wanted = [(column, False) for column in dict.fromkeys(features) if column not in exclude]
@@ -120,9 +126,7 @@ def resolve_spec(
         for name in names:
             if name in roles or name in exclude:
                 continue
-            reason = why_unusable(types[name])
-            if name.startswith("__index_level_"):
-                reason = "index written by pandas"
+            reason = _default_reason(name, types[name])
             if reason is None:
                 wanted.append((name, False))
             else:
@@ -134,7 +138,8 @@ def resolve_spec(
             raise StreamlrError(
                 f"column '{column}' cannot be both a feature and the target, weights, offset or trials."
             )
-        resolved.append(_feature(column, types[column], factor, named, categorical, numeric))
+        by_name = named and not (parsed is not None and column not in parsed.written)
+        resolved.append(_feature(column, types[column], factor, by_name, categorical, numeric))
     if parsed is None and not resolved:
         raise StreamlrError(
             "no feature is left: every column has another role, is excluded or cannot be used."
@@ -163,6 +168,15 @@ def resolve_spec(
         excluded=excluded,
         target_inferred=inferred,
     )
+
+
+def _default_reason(name: str, kind: pa.DataType) -> str | None:
+    """Why a column that nobody named is no feature, as far as its name and type tell."""
+    return "index written by pandas" if name.startswith("__index_level_") else why_unusable(kind)
+
+
+def _is_default(name: str, kind: pa.DataType) -> bool:
+    return _default_reason(name, kind) is None
 
 
 def _check_name(name: str, names: Sequence[str], origin: str) -> None:

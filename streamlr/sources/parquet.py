@@ -336,7 +336,7 @@ def _common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     if pa.types.is_null(a):
         return b
     if _is_number(a) and _is_number(b):
-        if pa.types.is_integer(a) and pa.types.is_integer(b):
+        if pa.types.is_integer(a) and pa.types.is_integer(b) and pa.uint64() not in (a, b):
             return pa.int64()
         return pa.float64()
     plain_a = a.value_type if pa.types.is_dictionary(a) else a

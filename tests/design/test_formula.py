@@ -110,7 +110,6 @@ def test_what_is_not_supported_is_named(text: str, named: str) -> None:
         "~",
         "y ~ \0",
         "y ~ x @ z",
-        "y ~ [x]",
         "y ~ x.real",
         "y ~ lambda: x",
         "y ~ x; z",

@@ -562,3 +562,27 @@ def test_one_giant_row_group_streams(tmp_path: Path) -> None:
     model = fit(path, tol=1e-8)
     assert model.nobs == n
     assert abs(model.params[1] - 0.5) < 5 * model.bse[1]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_large_unsigned_beside_signed_integers_keep_their_sign(swapped: bool, tmp_path: Path) -> None:
+    """No integer type holds both uint64 and int32; read as int64 the large ones would be negative."""
+    large = Truth.whole.astype(np.uint64) << np.uint64(60)  # 0 to 9 times 2**60, beyond 2**63
+    cut = 100
+    first, second = pa.array(large[:cut]), pa.array(Truth.whole[cut:].astype(np.int32))
+    values = np.where(np.arange(N) < cut, Truth.whole * 2.0**60, Truth.whole)
+    y = Truth.y
+    if swapped:
+        (tmp_path / "in").mkdir()
+        pq.write_table(pa.table({"y": y[cut:], "v": second}), tmp_path / "in" / "a.parquet")
+        pq.write_table(pa.table({"y": y[:cut], "v": first}), tmp_path / "in" / "b.parquet")
+        path = tmp_path / "in"
+    else:
+        path = two_files(tmp_path, first, second)
+    try:
+        model = fit(path, tol=1e-10)
+    except StreamlrError as error:
+        assert "'v'" in str(error)
+        return
+    expected = fit({"y": y, "v": values}, tol=1e-10)
+    np.testing.assert_allclose(model.params, expected.params, rtol=1e-8)

@@ -1,0 +1,141 @@
+"""Sums of products against their naive twins, in small whole numbers: every order of summation is exact.
+
+Products of whole numbers below 2**8 summed over 2**11 rows stay far below 2**53: the kernels may reorder and
+fuse as they like and still have to agree to the last bit. Cells that a kernel has no business with hold NaN.
+"""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+
+from streamlr.design.layout import Layout
+from streamlr.kernels.gram import add_factors, add_gradient, add_gram, weigh_tile
+
+DENSE = [*range(14), 29, 65, 130]
+LEVELS = [(), (1,), (5,), (1, 2), (3, 1, 7), (2, 4, 3, 6)]
+
+
+def layout_of(dense: int, levels: tuple[int, ...] = ()) -> Layout:
+    return Layout(tuple(range(dense + len(levels))), dense, levels)
+
+
+def whole(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Whole numbers as doubles."""
+    return rng.integers(-9, 10, shape).astype(np.float64)
+
+
+def codes_of(rng: np.random.Generator, levels: tuple[int, ...], rows: int) -> np.ndarray:
+    """(c, rows) int32 from -1, "no column", to the last level, both of which occur."""
+    codes = np.empty((len(levels), rows), dtype=np.int32)
+    for row, count in zip(codes, levels, strict=True):
+        row[:] = rng.integers(-1, count, rows)
+        row[:2] = (-1, count - 1)[: min(rows, 2)]
+    return codes
+
+
+@pytest.mark.parametrize("dense", DENSE)
+@pytest.mark.parametrize("count", [0, 1, 7, 33])
+def test_gram_is_the_matrix_times_its_transpose(dense: int, count: int) -> None:
+    rng = np.random.default_rng(dense)
+    padded = layout_of(dense).padded
+    tile = np.full((padded, 40), np.nan)
+    tile[:dense, :count] = whole(rng, dense, count)
+    tile[dense:, :count] = 0.0
+    gram = whole(rng, padded, padded)
+    before = gram.copy()
+    add_gram(tile, count, dense, gram)
+    values = tile[:, :count]
+    lower = np.tril_indices(dense)
+    np.testing.assert_array_equal(gram[lower], (before + values @ values.T)[lower])
+    # Rows and columns that only fill up the last block are zero in the tile and so add nothing.
+    np.testing.assert_array_equal(gram[dense:], before[dense:])
+    np.testing.assert_array_equal(gram[:, dense:], before[:, dense:])
+
+
+@pytest.mark.parametrize("count", [1, 1023, 1024])
+def test_gram_of_a_whole_tile(count: int) -> None:
+    rng = np.random.default_rng(count)
+    tile = np.zeros((12, 1024))
+    tile[:10] = whole(rng, 10, 1024)
+    gram = np.zeros((12, 12))
+    add_gram(tile, count, 10, gram)
+    want = tile[:10, :count] @ tile[:10, :count].T
+    np.testing.assert_array_equal(np.tril(gram[:10, :10]), np.tril(want))
+
+
+@pytest.mark.parametrize("dense", [0, 1, 4, 29])
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize(("first", "count"), [(0, 0), (0, 1), (5, 37)])
+def test_gradient_is_the_design_times_the_slopes(
+    dense: int, levels: tuple[int, ...], first: int, count: int
+) -> None:
+    rng = np.random.default_rng(1)
+    layout = layout_of(dense, levels)
+    tile, slope = np.full((layout.padded, 50), np.nan), np.full(50, np.nan)
+    tile[:dense, :count] = whole(rng, dense, count)
+    slope[:count] = whole(rng, count)
+    codes = codes_of(rng, levels, first + count + 3)
+    gradient = whole(rng, layout.slots)
+    want = gradient.copy()
+    for i in range(count):
+        want[:dense] += slope[i] * tile[:dense, i]
+        for f, start in enumerate(layout.starts):
+            want[start + 1 + codes[f, first + i]] += slope[i]
+    add_gradient(tile, slope, codes, layout.starts, first, count, dense, gradient)
+    np.testing.assert_array_equal(gradient, want)
+
+
+def test_weighing_multiplies_by_the_root_of_the_curvature() -> None:
+    rng = np.random.default_rng(2)
+    tile = whole(rng, 6, 50)
+    before = tile.copy()
+    root = np.full(50, np.nan)
+    # Squares of whole numbers and of powers of two have exact roots; 0 is a row of weight zero.
+    curvature = np.square(np.r_[0.0, 2.0**-511, 2.0**500, rng.integers(1, 9, 47)])
+    weigh_tile(tile, curvature, 40, 5, root)
+    np.testing.assert_array_equal(root[:40], np.sqrt(curvature[:40]))
+    np.testing.assert_array_equal(tile[:5, :40], before[:5, :40] * root[:40])
+    np.testing.assert_array_equal(tile[:, 40:], before[:, 40:])
+    np.testing.assert_array_equal(tile[5], before[5])
+    assert np.isnan(root[40:]).all()
+
+
+@pytest.mark.parametrize("dense", [0, 1, 4, 13])
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize(("first", "count"), [(0, 0), (0, 1), (5, 61)])
+def test_factor_tables_agree_with_their_naive_twin(
+    dense: int, levels: tuple[int, ...], first: int, count: int
+) -> None:
+    rng = np.random.default_rng(3)
+    layout = layout_of(dense, levels)
+    root = np.full(70, np.nan)
+    root[:count] = rng.integers(0, 5, count)
+    tile = np.full((layout.padded, 70), np.nan)
+    tile[:dense, :count] = whole(rng, dense, count) * root[:count]
+    codes = codes_of(rng, levels, first + count + 3)
+    tables = [
+        whole(rng, layout.factor_slots),
+        whole(rng, dense, layout.factor_slots),
+        whole(rng, layout.pair_cells),
+    ]
+    twin = naive.factor_tables(
+        codes[:, first : first + count], layout.widths, root[:count], tile[:dense, :count]
+    )
+    want = [before + added for before, added in zip(tables, twin, strict=True)]
+    add_factors(
+        tile,
+        root,
+        root**2,
+        codes,
+        layout.starts,
+        layout.widths,
+        layout.pair_starts,
+        first,
+        count,
+        dense,
+        *tables,
+    )
+    for got, expected in zip(tables, want, strict=True):
+        np.testing.assert_array_equal(got, expected)

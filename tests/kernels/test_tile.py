@@ -1,0 +1,162 @@
+"""The tile and what is read from it against whole matrices, in numbers that leave nothing to round.
+
+Data are quarters below 2**5 and scales powers of two, so a fused multiply-add changes nothing and equality is
+exact. Cells behind the rows asked for hold a mark that has to stay.
+"""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+
+from streamlr.design.layout import Layout
+from streamlr.kernels.tile import (
+    Block,
+    Conditioning,
+    add_linear_predictor,
+    fill_outcomes,
+    fill_tile,
+    start_eta,
+)
+
+NOTHING = np.empty(0)
+MARK = -12345.0
+ROWS = 40
+SHAPES = [(0, (), 1), (1, (), 0), (5, (), 1), (0, (3,), 1), (3, (2, 4), 1), (3, (2, 4), 0), (0, (3, 1, 5), 0)]
+SLICES = [(0, 0), (0, 1), (0, ROWS), (7, 30)]
+
+
+def quarters(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-100, 101, shape) / 4.0
+
+
+def layout_of(numeric: int, levels: tuple[int, ...], intercept: int) -> Layout:
+    return Layout(tuple(range(-intercept, numeric + len(levels))), numeric, levels)
+
+
+def block_of(
+    layout: Layout, dtype: type = np.float64, *, trials: bool = False, weight: bool = False
+) -> Block:
+    rng = np.random.default_rng(1)
+    codes = np.empty((len(layout.levels), ROWS), dtype=np.int32)
+    for row, count in zip(codes, layout.levels, strict=True):
+        row[:] = rng.integers(-1, count, ROWS)
+    counts = rng.integers(0, 9, ROWS).astype(float) if trials else NOTHING
+    success = rng.integers(0, counts + 1) if trials else rng.integers(0, 2, ROWS)
+    return Block(
+        quarters(rng, layout.numeric, ROWS).astype(dtype),
+        codes,
+        success.astype(float),
+        counts,
+        rng.integers(0, 4, ROWS) / 2.0 if weight else NOTHING,
+        quarters(rng, ROWS),
+    )
+
+
+def conditioning_of(layout: Layout, reduced: tuple[int, ...] = ()) -> Conditioning:
+    """`reduced`: dense columns that lose a bit of every earlier one and of every slot of a factor."""
+    rng = np.random.default_rng(2)
+    gamma = np.zeros((len(reduced), layout.slots))
+    for row, column in zip(gamma, reduced, strict=True):
+        row[:column] = rng.integers(-2, 3, column) / 2.0
+        row[layout.dense :] = rng.integers(-2, 3, layout.factor_slots) / 2.0
+    return Conditioning(
+        layout.intercept,
+        quarters(rng, layout.numeric),
+        2.0 ** rng.integers(-3, 4, layout.numeric),
+        layout.starts,
+        np.array(reduced, dtype=np.int64),
+        gamma,
+        2.0 ** rng.integers(-2, 3, len(reduced)),
+    )
+
+
+def filled(block: Block, conditioning: Conditioning, layout: Layout, first: int, count: int) -> np.ndarray:
+    tile = np.full((layout.padded, ROWS + 3), MARK)
+    fill_tile(block, conditioning, first, count, tile, np.full(ROWS + 3, np.nan))
+    assert np.all(tile[layout.dense :] == MARK)
+    assert np.all(tile[:, count:] == MARK)
+    return tile[: layout.dense, :count]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("numeric", "levels", "intercept"), SHAPES)
+@pytest.mark.parametrize(("first", "count"), SLICES)
+def test_a_tile_holds_the_conditioned_columns(
+    dtype: type, numeric: int, levels: tuple[int, ...], intercept: int, first: int, count: int
+) -> None:
+    layout = layout_of(numeric, levels, intercept)
+    block, conditioning = block_of(layout, dtype), conditioning_of(layout)
+    want = naive.design_matrix(block, conditioning, layout.slots)[first : first + count, : layout.dense].T
+    np.testing.assert_array_equal(filled(block, conditioning, layout, first, count), want)
+
+
+@pytest.mark.parametrize("reduced", [(1,), (3,), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("levels", [(), (2, 4)])
+def test_reduced_columns_lose_what_earlier_ones_say(
+    reduced: tuple[int, ...], levels: tuple[int, ...]
+) -> None:
+    """A later reduction is taken from columns reduced already."""
+    layout = layout_of(3, levels, 1)
+    block, conditioning = block_of(layout), conditioning_of(layout, reduced)
+    want = naive.design_matrix(block, conditioning, layout.slots)[7:37, : layout.dense].T
+    np.testing.assert_array_equal(filled(block, conditioning, layout, 7, 30), want)
+
+
+def test_single_precision_is_widened_before_it_is_centred() -> None:
+    layout = layout_of(1, (), 0)
+    values = np.array([[16777216.0, 16777218.0]], dtype=np.float32)
+    block = Block(values, np.empty((0, 2), np.int32), np.zeros(2), NOTHING, NOTHING, NOTHING)
+    centre = np.array([16777217.0])  # no float32
+    conditioning = Conditioning(
+        0, centre, np.ones(1), layout.starts, np.empty(0, np.int64), np.empty((0, 1)), NOTHING
+    )
+    np.testing.assert_array_equal(filled(block, conditioning, layout, 0, 2), [[-1.0, 1.0]])
+
+
+@pytest.mark.parametrize(("numeric", "levels", "intercept"), SHAPES)
+@pytest.mark.parametrize(("first", "count"), SLICES)
+@pytest.mark.parametrize("offset", [False, True])
+def test_the_linear_predictor(
+    numeric: int, levels: tuple[int, ...], intercept: int, first: int, count: int, offset: bool
+) -> None:
+    layout = layout_of(numeric, levels, intercept)
+    block, conditioning = block_of(layout), conditioning_of(layout)
+    if not offset:
+        block = block._replace(offset=NOTHING)
+    coef = quarters(np.random.default_rng(4), layout.slots)
+    X = naive.design_matrix(block, conditioning, layout.slots)[first : first + count]
+    tile = np.full((layout.padded, ROWS + 3), np.nan)
+    tile[: layout.dense, :count] = X[:, : layout.dense].T
+    eta = np.full(ROWS + 3, MARK)
+    start_eta(block.offset, 0.75, first, count, eta)
+    np.testing.assert_array_equal(
+        eta[:count], 0.75 + (block.offset[first : first + count] if offset else 0.0)
+    )
+    add_linear_predictor(block.codes, layout.starts, coef, first, count, tile, eta)
+    want = 0.75 + X @ coef + (block.offset[first : first + count] if offset else 0.0)
+    np.testing.assert_array_equal(eta[:count], want)
+    assert np.all(eta[count:] == MARK)
+
+
+def test_a_column_without_a_coefficient_says_nothing_even_where_it_is_infinite() -> None:
+    tile = np.array([[1.0, 2.0, 3.0], [np.inf, np.nan, 1.0]])
+    eta = np.zeros(3)
+    codes, starts = np.empty((0, 3), np.int32), np.empty(0, np.int64)
+    add_linear_predictor(codes, starts, np.array([2.0, 0.0]), 0, 3, tile, eta)
+    np.testing.assert_array_equal(eta, [2.0, 4.0, 6.0])
+
+
+@pytest.mark.parametrize("trials", [False, True])
+@pytest.mark.parametrize("weight", [False, True])
+@pytest.mark.parametrize(("first", "count"), SLICES)
+def test_outcomes_are_weighted_successes_and_failures(
+    trials: bool, weight: bool, first: int, count: int
+) -> None:
+    block = block_of(layout_of(1, (), 1), trials=trials, weight=weight)
+    got = np.full((2, ROWS + 3), MARK)
+    fill_outcomes(block, first, count, got[0], got[1])
+    for row, want in zip(got, naive.outcomes(block), strict=True):
+        np.testing.assert_array_equal(row[:count], want[first : first + count])
+    assert np.all(got[:, count:] == MARK)

@@ -1,0 +1,136 @@
+"""Kept blocks: what is kept, when the cache is full, and that an answer never depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import streamlr
+from streamlr.design.design import Design, Factor, Number, Tally
+from streamlr.kernels.tile import Block
+from streamlr.objective import blocks_of
+from streamlr.passes import cache as cache_module
+from streamlr.passes.cache import BlockCache
+
+NOTHING = np.empty(0)
+BLOCK = Block(np.zeros((1, 2)), np.empty((0, 2), np.int32), np.zeros(2), NOTHING, NOTHING, NOTHING)
+DESIGN = Design(
+    target="y",
+    positive=1,
+    negative=0,
+    intercept=True,
+    terms=(Number("x", "x", False), Factor("g", "g", False, ("b", "c"), "a")),
+    weights=None,
+    weight_type="frequency",
+    offset=None,
+    trials=None,
+    missing="drop",
+)
+
+
+class CountedPart:
+    """A part of two batches that counts how often it is read."""
+
+    rows = 6
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.table = pa.table(
+            {
+                "y": [0, 1, 1, 0, 1, 0],
+                "x": [0.5, None, 2.0, 3.0, 4.0, 5.0],
+                "g": ["a", "b", "c", "b", "a", None],
+            }
+        )
+
+    def read(self, columns: Sequence[str], coded: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+        self.reads += 1
+        yield from self.table.select(list(columns)).to_batches(max_chunksize=4)
+
+
+@pytest.fixture
+def resident(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes that the process seems to take, in a list of one to set."""
+    bytes_now = [100]
+    monkeypatch.setattr(cache_module, "resident_bytes", lambda: bytes_now[0])
+    return bytes_now
+
+
+def test_a_part_kept_comes_back(resident: list[int]) -> None:
+    cache = BlockCache(1000, 100)
+    assert cache.get(7) is None
+    tally = Tally()
+    cache.keep(7, [BLOCK], tally)
+    blocks, counted = cache.get(7) or ([], None)
+    assert blocks[0] is BLOCK
+    assert counted is tally
+    assert cache.get(8) is None
+
+
+def test_the_budget_less_headroom_is_the_limit(resident: list[int]) -> None:
+    cache = BlockCache(1000, 100)
+    resident[0] = 900
+    assert cache.accepts()
+    resident[0] = 901
+    assert not cache.accepts()
+    cache.keep(1, [BLOCK], Tally())
+    assert cache.get(1) is None
+
+
+def test_a_full_cache_stays_full_and_keeps_what_it_has(resident: list[int]) -> None:
+    cache = BlockCache(1000, 100)
+    cache.keep(1, [BLOCK], Tally())
+    resident[0] = 5000
+    cache.keep(2, [BLOCK], Tally())
+    resident[0] = 100
+    assert not cache.accepts()
+    cache.keep(3, [BLOCK], Tally())
+    assert [cache.get(part) is not None for part in (1, 2, 3)] == [True, False, False]
+
+
+def read_all(part: CountedPart, cache: BlockCache | None) -> tuple[list[list[np.ndarray]], Tally]:
+    """Copies of what a pass sees, since a block may be overwritten by the next."""
+    tally = Tally()
+    return [[np.array(array) for array in block] for block in blocks_of(DESIGN, part, tally, cache)], tally
+
+
+def test_a_kept_part_is_read_once_and_gives_the_same_blocks_and_counts(resident: list[int]) -> None:
+    uncached, part, cache = CountedPart(), CountedPart(), BlockCache(1000, 100)
+    for _ in range(3):
+        want, want_tally = read_all(uncached, None)
+        got, tally = read_all(part, cache)
+        assert tally == want_tally
+        assert (tally.rows_read, tally.rows_used, tally.missing) == (6, 4, {"x": 1, "g": 1})
+        for block, expected in zip(got, want, strict=True):
+            for array, other in zip(block, expected, strict=True):
+                assert array.dtype == other.dtype
+                np.testing.assert_array_equal(array, other)
+    assert (uncached.reads, part.reads) == (3, 1)
+
+
+def test_a_part_left_half_way_is_not_kept(resident: list[int]) -> None:
+    part, cache = CountedPart(), BlockCache(1000, 100)
+    half = blocks_of(DESIGN, part, Tally(), cache)
+    next(half)
+    half.close()
+    assert cache.get(id(part)) is None
+    assert len(read_all(part, cache)[0]) == 2
+
+
+def test_the_answer_is_the_same_to_the_last_bit_without_a_cache(
+    flights_like: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Twelve parts, so that some are kept and some are not in the third fit.
+    monkeypatch.setattr("streamlr.sources.memory.PART_ROWS", 50)
+    fits = [streamlr.fit(flights_like, target="late")]
+    for kept in (0, 5):
+        room = iter([True] * kept)
+        monkeypatch.setattr(BlockCache, "accepts", lambda self, room=room: next(room, False))
+        fits.append(streamlr.fit(flights_like, target="late"))
+    for other in fits[1:]:
+        np.testing.assert_array_equal(other.params, fits[0].params)
+        np.testing.assert_array_equal(other.bse, fits[0].bse)
+        assert other.llf == fits[0].llf

@@ -1,0 +1,95 @@
+"""Standard errors, p-values and intervals against 50 digits and against `scipy.stats`."""
+
+from __future__ import annotations
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+from streamlr.inference import (
+    aic,
+    bic,
+    mcfadden_r2,
+    odds_ratios,
+    standard_errors,
+    two_sided_p,
+    wald_intervals,
+)
+
+UNIT = 2.0**-53
+Z = [0.0, 1e-300, 1e-9, 0.1, 1.0, 1.96, 3.0, 5.0, 8.3, 10.0, 15.5, 20.0, 26.0, 30.0, 35.0, 37.0]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_p_values_keep_their_digits_far_in_the_tail(sign: float) -> None:
+    got = two_sided_p(sign * np.array(Z))
+    for z, p in zip(Z, got, strict=True):
+        with mp.workdps(50):
+            want = mpmath.erfc(mpf(z) / mpmath.sqrt(2))
+            # z / sqrt 2 carries two roundings, and erfc turns a relative change of its argument into one
+            # z**2 + 1 times as large; libm's own erfc is within 4 units.
+            assert abs(mpf(p) - want) <= (2 * (z * z + 1) + 8) * UNIT * want, z
+
+
+def test_p_values_of_numbers_without_end() -> None:
+    got = two_sided_p(np.array([np.inf, -np.inf, np.nan, 40.0]))
+    np.testing.assert_array_equal(got, [0.0, 0.0, np.nan, 0.0])
+    assert two_sided_p(np.empty(0)).shape == (0,)
+
+
+def test_p_values_against_scipy() -> None:
+    from scipy.stats import norm
+
+    z = np.random.default_rng(1).normal(size=200) * 8
+    # SciPy's tail is within some units times z**2, here up to 600, for the reason above.
+    np.testing.assert_allclose(two_sided_p(z), 2 * norm.sf(np.abs(z)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.01, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9])
+def test_intervals_against_scipy(level: float) -> None:
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(2)
+    coef, error = rng.normal(size=20) * 3, rng.random(20) + 0.01
+    got = wald_intervals(coef, error, level)
+    assert got.shape == (20, 2)
+    # Both quantile functions are within 1e-15 times their condition number at 0.5 + level / 2, which for
+    # 1 - 1e-9 is 1e8 UNIT / z = 2e-9; scale is that of the half width.
+    rounding = 1e-14 + UNIT / (1 - level)
+    for place, quantile in enumerate([norm.isf(0.5 + level / 2), norm.ppf(0.5 + level / 2)]):
+        want = coef + quantile * error
+        assert np.all(np.abs(got[:, place] - want) <= rounding * (np.abs(coef) + abs(quantile) * error))
+
+
+def test_the_interval_of_ninety_five_percent() -> None:
+    with mp.workdps(50):
+        z = mpmath.sqrt(2) * mpmath.erfinv(mpf("0.95"))
+        low, high = wald_intervals(np.array([0.0]), np.array([1.0]), 0.95)[0]
+        # 0.95 itself is off by half a unit, which the density at z, 0.058, makes 9 units of 0.975 / 1.96.
+        assert abs(mpf(high) - z) <= 10 * UNIT * z
+        assert high == -low
+
+
+def test_standard_errors_are_roots_of_the_diagonal() -> None:
+    covariance = np.array([[4.0, 1.0], [1.0, 2.0**-1000]])
+    np.testing.assert_array_equal(standard_errors(covariance), [2.0, 2.0**-500])
+
+
+def test_odds_ratios() -> None:
+    assert odds_ratios(np.array([0.0, 1.0, -1000.0])) == [1.0, math.e, 0.0]
+    assert odds_ratios(np.array([710.0, 1e300])) == [None, None]
+    large = odds_ratios(np.array([709.7]))[0]
+    assert large is not None
+    # exp turns the rounding of its argument, half a unit of 709.7, into none here: 709.7 is what it is.
+    assert large == pytest.approx(float(mpmath.exp(mpf(709.7))), rel=4 * UNIT)
+
+
+def test_criteria() -> None:
+    assert aic(-123.5, 4) == 8.0 + 247.0
+    assert bic(-123.5, 4, 1000.0) == pytest.approx(4 * math.log(1000) + 247.0, rel=4 * UNIT)
+    assert mcfadden_r2(-50.0, -200.0) == 0.75
+    assert mcfadden_r2(-200.0, -200.0) == 0.0
+    assert mcfadden_r2(0.0, 0.0) is None
