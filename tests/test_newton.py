@@ -10,8 +10,9 @@ import naive
 import numpy as np
 import pytest
 
+from streamlr.errors import StreamlrError
 from streamlr.linear_algebra import factorise
-from streamlr.newton import Box, Evaluation, State, certified_distance, newton
+from streamlr.newton import Box, Evaluation, State, certified_distance, inverse, newton
 
 
 def logistic(X: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], Evaluation]:
@@ -162,3 +163,156 @@ def test_factors_solve_and_invert(k: int) -> None:
     np.testing.assert_allclose(factor.inverse_diagonal(), np.diag(factor.inverse()), rtol=1e-12)
     assert np.array_equal(factor.inverse(), factor.inverse().T)
     assert factorise(-matrix) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_certificate_holds_at_points_that_newton_never_visits(seed: int) -> None:
+    """Around the minimum at all distances, in the metric of the Hessian there."""
+    rng = np.random.default_rng(seed)
+    X, y = problem(seed)
+    objective = logistic(X, y)
+    best = states(objective, np.zeros(4), tol=1e-13)[-1]
+    root = np.linalg.cholesky(np.linalg.inv(best.evaluation.hessian))
+    certified = 0
+    for length in np.geomspace(1e-6, 10, 200):
+        h = rng.normal(size=4)
+        state = next(newton(objective, best.coef + root @ h * (length / np.linalg.norm(h)), tolerance=0.0))
+        if math.isfinite(state.distance):
+            certified += 1
+            step = best.coef - state.coef
+            # The minimum itself is known to 1e-13 and rounding of the gradient, some 1e-14.
+            assert math.sqrt(step @ state.evaluation.hessian @ step) <= state.distance * (1 + 1e-9) + 1e-12
+    assert 100 < certified < 200
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", ["complete", "quasi"])
+def test_no_separated_problem_is_ever_certified(seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    X, _ = problem(seed)
+    direction = rng.normal(size=4)
+    side = X @ direction
+    if kind == "quasi":  # twelve rows of both outcomes lie in the plane that separates the others
+        X[:12] -= np.outer(side[:12], direction) / (direction @ direction)
+        side[:12] = 0.0
+    y = np.where(side == 0.0, rng.permutation(80) % 2, side > 0).astype(float)
+    start = rng.normal(size=4) * rng.choice([0.0, 1.0, 3.0])
+    for state in states(logistic(X, y), start, tol=1e-6):
+        assert state.distance == math.inf
+        assert state.status in ("running", "diverging", "stalled")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_badly_started_problems_of_every_width_converge(seed: int) -> None:
+    """Columns of unit size, as the driver is promised, and a start that puts rows at eta of up to 60."""
+    rng = np.random.default_rng(seed)
+    columns = int(rng.integers(1, 12))
+    X, y = problem(seed, rows=40 * columns, columns=columns)
+    y[:2] = [0.0, 1.0]
+    size = np.abs(X).max(axis=0)
+    objective = logistic(X, y)
+    path = states(objective, rng.normal(size=columns) * 20 / size)
+    assert path[-1].status == "converged"
+    assert path[-1].distance <= 1e-10
+    gradient = path[-1].evaluation.gradient
+    errors = np.sqrt(np.diag(np.linalg.inv(path[-1].evaluation.hessian)))
+    # |g'h| <= lambda for every h of unit length, of which each column's error is one.
+    assert np.all(np.abs(gradient) * errors <= 1e-9)
+    for before, after in itertools.pairwise(path):
+        assert after.evaluation.loss <= before.evaluation.loss * (1 + 1e-14)
+
+
+def test_a_known_evaluation_is_not_asked_for_again() -> None:
+    X, y = problem(1)
+    objective = logistic(X, y)
+    asked: list[np.ndarray] = []
+
+    def counted(coef: np.ndarray) -> Evaluation:
+        asked.append(coef)
+        return objective(coef)
+
+    start = np.zeros(4)
+    path = list(newton(counted, start, objective(start), tolerance=1e-8))
+    assert not any(np.array_equal(coef, start) for coef in asked)
+    # Whole steps only, so an evaluation a state but the first.
+    assert [state.step for state in path] == [0.0] + [1.0] * (len(path) - 1)
+    assert len(asked) == len(path) - 1
+
+
+def test_no_columns_are_at_their_minimum() -> None:
+    empty = Evaluation(
+        3.0, np.empty(0), np.empty((0, 0)), Box(np.empty(0), np.empty(0, dtype=np.int64)), 0.25
+    )
+    (state,) = newton(lambda coef: empty, np.empty(0), tolerance=1e-8)
+    assert (state.status, state.distance, state.decrement) == ("converged", 0.0, 0.0)
+
+
+def test_a_descent_that_does_not_descend_stalls_where_it_is() -> None:
+    """x**2 with a gradient of the wrong sign: each trial is worse, down to the shortest step."""
+
+    def wrong(coef: np.ndarray) -> Evaluation:
+        box = Box(np.array([1.0]), np.array([0]))
+        return Evaluation(float(coef @ coef), -2.0 * coef, np.array([[2.0]]), box, 0.25)
+
+    path = list(newton(wrong, np.array([1.0]), tolerance=1e-8))
+    assert [state.status for state in path] == ["running", "stalled"]
+    assert path[-1].coef[0] == 1.0
+    assert path[-1].step == 0.0
+
+
+def test_a_gradient_of_pure_rounding_stalls() -> None:
+    """A decrement that no longer falls can reach no tolerance below it, and must end all the same."""
+    box = Box(np.array([1.0]), np.array([0]))
+    noisy = Evaluation(1.0, np.array([1e-9]), np.array([[1.0]]), box, 0.25)
+    path = list(newton(lambda coef: noisy, np.zeros(1), tolerance=1e-12))
+    assert path[-1].status == "stalled"
+    assert len(path) <= 5
+    assert path[-1].distance == pytest.approx(1e-9)
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+def test_losses_that_are_no_number_are_never_accepted(fault: float) -> None:
+    """Beyond 1 the loss is no number: the minimum of the parabola, at 3, is out of reach."""
+
+    def walled(coef: np.ndarray) -> Evaluation:
+        box = Box(np.array([1.0]), np.array([0]))
+        loss = float((coef[0] - 3.0) ** 2) if coef[0] <= 1.0 else fault
+        return Evaluation(loss, 2.0 * (coef - 3.0), np.array([[2.0]]), box, 0.0)
+
+    path = states(walled, np.zeros(1))
+    assert all(math.isfinite(state.evaluation.loss) for state in path)
+    assert path[-1].status == "stalled"
+    assert path[-1].coef[0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_reach_is_the_largest_of_all_rows() -> None:
+    """Every corner of the box, with one column of each group."""
+    rng = np.random.default_rng(1)
+    group = np.array([0, 1, 1, 1, 2, 3, 3])
+    for _ in range(20):
+        extent, lengths = rng.random(7) * 5, rng.random(7)
+        choices = itertools.product(*(np.flatnonzero(group == g) for g in range(4)))
+        most = max(sum(extent[j] * lengths[j] for j in choice) for choice in choices)
+        assert Box(extent, group).reach(lengths) == pytest.approx(most, rel=1e-15)
+
+
+def test_the_smaller_of_two_bounds_counts() -> None:
+    wide = Box(np.array([100.0]), np.array([0]))
+    # By ranges u = 100; by leverage 1 / sqrt(0.25) = 2.
+    evaluation = Evaluation(1.0, np.array([0.1]), np.array([[1.0]]), wide, 0.25)
+    want = -math.log1p(-2.0 * 0.25) / 2.0
+    assert certified_distance(evaluation, 0.25, np.array([1.0])) == pytest.approx(want, rel=1e-15)
+    flat = Evaluation(1.0, np.array([0.1]), np.array([[1.0]]), wide, 0.0)
+    assert certified_distance(flat, 0.25, np.array([1.0])) == math.inf
+    assert certified_distance(flat, 0.01 * (1 - 1e-9), np.array([1.0])) < math.inf
+    # Tiny decrements: the series of -log(1 - x) begins with x, and nothing may be lost.
+    assert certified_distance(evaluation, 1e-12, np.array([1.0])) == pytest.approx(1e-12, rel=1e-8)
+    for nothing in (math.inf, math.nan):
+        assert certified_distance(evaluation, nothing, np.array([1.0])) == math.inf
+
+
+def test_a_singular_information_matrix_has_no_inverse() -> None:
+    np.testing.assert_allclose(inverse(np.array([[4.0, 0.0], [0.0, 1e-200]])), np.diag([0.25, 1e200]))
+    for singular in (np.zeros((2, 2)), np.array([[1.0, 2.0], [2.0, 1.0]]), np.full((1, 1), np.nan)):
+        with pytest.raises(StreamlrError, match="singular"):
+            inverse(singular)

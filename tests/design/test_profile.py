@@ -302,3 +302,26 @@ def test_counts_of_one_kind_only(y: np.ndarray, none: str) -> None:
 
 
 # Sizes that no double squares
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_parts_that_meet_the_outcomes_in_another_order(order: str, tmp_path: Any) -> None:
+    """One file begins with outcome 1, the other with 0 or has only one of them; a level is one-sided."""
+    sort = {"a": np.argsort(-Y[:100], kind="stable"), "b": 100 + np.argsort(Y[100:], kind="stable")}
+    g = G.astype("U4")
+    g[sort["b"][:5]] = "down"
+    g[sort["a"][:5]] = "up"
+    for number, name in enumerate(order):
+        rows = sort[name]
+        pq.write_table(pa.table({"y": Y[rows], "g": g[rows]}), tmp_path / f"{number}.parquet")
+    zeros = np.flatnonzero(Y == 0)[:20]
+    pq.write_table(pa.table({"y": Y[zeros], "g": ["c"] * 20}), tmp_path / "2.parquet")
+    model = streamlr.fit(tmp_path, target="y", threads=1)
+    assert model.separation is not None
+    assert model.separation["terms"] == [
+        {"term": "g[T.down]", "direction": -1},
+        {"term": "g[T.up]", "direction": 1},
+    ]
+    for name, count in (("down", 5), ("up", 5)):
+        assert (g == name).sum() == count
+    assert model.separation["rows_separated"] == 10

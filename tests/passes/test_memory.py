@@ -75,6 +75,15 @@ def test_sizes_are_written(size: float, text: str) -> None:
     assert format_size(size) == text
 
 
+@pytest.mark.xfail(reason="three digits of 999.6 are 1e+03")
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(999_600, "1 MB"), (999_600_000, "1 GB"), (999_900_000_000, "1 TB"), (1.5e15, "1500 TB")],
+)
+def test_sizes_that_round_up_to_the_next_unit(size: float, text: str) -> None:
+    assert format_size(size) == text
+
+
 @pytest.mark.parametrize("size", [1, 999, 1_000, 12_345, 9_876_543, 123_456_789, 45_678_901_234])
 def test_a_size_written_reads_as_the_same_size(size: int) -> None:
     # Whole kilobytes and three digits above: half a unit in the first digit left out.
