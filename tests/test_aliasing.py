@@ -415,4 +415,4 @@ def test_nominations_of_a_hessian() -> None:
     np.testing.assert_array_equal(found[1].gamma, 0.0)
     near = np.column_stack([Z[:, 0], Z[:, 0] + 1e-5 * Z[:, 3], Z[:, 1]])
     assert [nomination.column for nomination in nominate(near.T @ near, [])[0]] == [1]
-    assert nominate(near.T @ near, [1])[0] == []
+    assert 1 not in [nomination.column for nomination in nominate(near.T @ near, [1])[0]]

@@ -40,10 +40,10 @@ def parse_size(text: str | int) -> int:
 def format_size(size: float) -> str:
     """A size as people write it: 13.6 GB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if size < 999.5:  # so that no size rounds to 1e+03
             return f"{size:.0f} {unit}" if unit in ("B", "kB") else f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} TB"
+    return f"{size:.3g} TB" if size < 999.5 else f"{size:.0f} TB"
 
 
 def available_memory() -> int:

@@ -53,8 +53,11 @@ def _metadata(identity: FileIdentity) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
-        with open(path, "rb") as file:
-            head = file.read(4)
+        try:
+            with open(path, "rb") as file:
+                head = file.read(4)
+        except OSError as denied:
+            raise StreamlrError(f"{path}: {denied.strerror or denied}.") from denied
         if head == b"PAR1":
             raise StreamlrError(
                 f"{path} is damaged or cut short: its footer cannot be read ({_first_line(error)})."
