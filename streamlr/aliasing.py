@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.linear_algebra import cholesky
+from streamlr.linear_algebra import cholesky, inverse_of_lower
 from streamlr.newton import Evaluation
 from streamlr.objective import Objective
 
@@ -114,7 +114,8 @@ def nominate(hessian: Floats, skip: list[int]) -> tuple[list[Nomination], NDArra
     scaled = hessian / np.multiply.outer(scale, scale)
     factor = cholesky(scaled)
     if factor is not None:
-        small = np.diagonal(factor) ** 2 < NOMINATION
+        # A pivot over the squared length of its combination: rounding multiplies along chains of pivots.
+        small = 1.0 / (inverse_of_lower(factor) ** 2).sum(axis=1) < NOMINATION
         small[skip] = False
         if not small.any():
             return [], np.arange(k)
@@ -127,10 +128,11 @@ def nominate(hessian: Floats, skip: list[int]) -> tuple[list[Nomination], NDArra
         m = len(kept)
         row = solve_triangular(lower[:m, :m], scaled[kept, column], lower=True) if m else np.empty(0)
         pivot = scaled[column, column] - row @ row
-        if pivot < NOMINATION and (column not in skip or pivot <= 0.0):
+        back = solve_triangular(lower[:m, :m], row, lower=True, trans=1) if m else np.empty(0)
+        if pivot < NOMINATION * (1.0 + back @ back) and (column not in skip or pivot <= 0.0):
             gamma = np.zeros(k)
             if m:
-                gamma[kept] = solve_triangular(lower[:m, :m], row, lower=True, trans=1)
+                gamma[kept] = back
             gamma *= scale[column] / scale
             nominations.append(Nomination(column, gamma, float(pivot * diagonal[column])))
             continue

@@ -50,7 +50,7 @@ def factorise(matrix: Floats) -> Factor | None:
     diagonal = np.diagonal(matrix)
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     lower = cholesky(matrix / np.multiply.outer(scale, scale))
-    return None if lower is None else Factor(scale, _inverse_of_lower(lower))
+    return None if lower is None else Factor(scale, inverse_of_lower(lower))
 
 
 def cholesky(matrix: Floats) -> Floats | None:
@@ -61,7 +61,8 @@ def cholesky(matrix: Floats) -> Floats | None:
         return None
 
 
-def _inverse_of_lower(lower: Floats) -> Floats:
+def inverse_of_lower(lower: Floats) -> Floats:
+    """(k, k) inverse of a lower triangular matrix."""
     if len(lower) <= WIDE:
         return np.tril(np.linalg.inv(lower))
     from scipy.linalg import lapack
