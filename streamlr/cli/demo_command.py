@@ -36,7 +36,7 @@ def command(ctx: click.Context, folder: str, threads: int | None, quiet: bool) -
         _run(ctx, words, folder, threads, quiet)
     click.echo(
         f"\nNow your own file:  streamlr explain FILE.parquet   then   streamlr fit FILE.parquet -y COLUMN\n"
-        f"Again from the model alone:  streamlr summary {MODEL} --format markdown",
+        f"Again from the model alone:  streamlr summary {os.path.normpath(os.path.join(folder, MODEL))}",
         err=True,
     )
 
@@ -45,9 +45,9 @@ def _run(ctx: click.Context, words: list[str], folder: str, threads: int | None,
     """Run one of our own commands as a user would type it, and say so."""
     from streamlr.cli import main
 
-    click.echo(f"\n$ streamlr {shlex.join(words)}", err=True)
     files = (DATA, MODEL, SCORES)
     arguments = [os.path.normpath(os.path.join(folder, w)) if w in files else w for w in words[1:]]
+    click.echo(f"\n$ streamlr {shlex.join([words[0], *arguments])}", err=True)
     if threads is not None:
         arguments += ["--threads", str(threads)]
     if quiet:
