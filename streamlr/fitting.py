@@ -191,6 +191,9 @@ def _maximise(
             raise StreamlrError("the data changed while they were being read. Fit again.")
         # NaN that no footer told of, or an infinity: learn levels and counts again from every column.
         columns = spec.columns
+    if not objective.basis.active.any() and design.layout.columns:
+        because = f": the offset '{design.offset}' leaves no row to learn from" if design.offset else ""
+        raise StreamlrError(f"no term can be estimated{because}.")
     state = _iterate(session, objective, coef, evaluation, tol, max_passes)
     return objective, state, spec, aliased
 
@@ -280,4 +283,9 @@ def _stop_if_separated(objective: Objective, state: State, last: State | None) -
     if complete:
         raise separation_error("complete", terms, tally.rows_used, 0)
     margins = objective.margins(direction, 1e-6 * objective.box().reach(np.abs(direction)))
+    if margins.wrong:
+        raise StreamlrError(
+            f"the coefficients diverge, but {margins.wrong:,} rows show that the data are not separated: "
+            "the information matrix is singular to rounding. Leave out a column that nearly repeats others."
+        )
     raise separation_error("quasi-complete", terms, margins.separated, margins.overlapping)

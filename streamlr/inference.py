@@ -27,7 +27,7 @@ def two_sided_p(z: Floats) -> Floats:
 
 def wald_intervals(coef: Floats, std_error: Floats, level: float) -> Floats:
     """(k, 2) coef -+ z std_error with z the (1 + level) / 2 quantile of the normal distribution."""
-    z = NormalDist().inv_cdf(0.5 + level / 2.0)
+    z = -NormalDist().inv_cdf((1.0 - level) / 2.0)  # not 0.5 + level / 2, which rounds to 1
     return np.column_stack([coef - z * std_error, coef + z * std_error])
 
 

@@ -115,21 +115,23 @@ class ProbeTask:
 
 @dataclass
 class Margins:
-    """Rows by the side of a direction that they lie on."""
+    """Rows of positive weight by where they lie along a direction; one `wrong` row disproves separation."""
 
     separated: int = 0
     overlapping: int = 0
+    wrong: int = 0
 
     def merge(self, other: Margins) -> Margins:
         """Add another part's."""
         self.separated += other.separated
         self.overlapping += other.overlapping
+        self.wrong += other.wrong
         return self
 
 
 @dataclass(frozen=True)
 class MarginsTask:
-    """Counts rows whose outcome lies more than `threshold` along `direction` (k,)."""
+    """Counts rows whose outcomes lie more than `threshold` along `direction` (k,), or against it."""
 
     design: Design
     basis: Basis
@@ -150,9 +152,13 @@ class MarginsTask:
             plain = block._replace(offset=np.empty(0))
             score_block(plain, conditioning, coef, scratch, eta, probability)
             failures = (block.trials if block.trials.size else 1.0) - block.success
-            right = np.where(block.success > 0, eta, -eta) > self.threshold
-            separated = int(np.count_nonzero(right & ((block.success == 0) | (failures == 0))))
-            margins.merge(Margins(separated, n - separated))
+            counts = block.weight > 0 if block.weight.size else np.ones(n, dtype=np.bool_)
+            along, against = eta > self.threshold, eta < -self.threshold
+            wrong = counts & ((along & (failures > 0)) | (against & (block.success > 0)))
+            right = counts & ~wrong & (along | against)
+            separated, disproved = int(np.count_nonzero(right)), int(np.count_nonzero(wrong))
+            overlapping = int(np.count_nonzero(counts)) - separated - disproved
+            margins.merge(Margins(separated, overlapping, disproved))
         return margins
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.columns import why_unusable
+from streamlr.design.columns import Level, is_number, is_text, why_unusable
 from streamlr.design.design import Design, Encoder
 from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.kernels.block import score_block
@@ -137,3 +137,22 @@ def check_scorable(design: Design, source: Source) -> None:
         reason = why_unusable(source.schema.field(name).type)
         if reason is not None and reason != "all null":
             raise StreamlrError(f"column '{name}' cannot be scored: {reason}.")
+    for factor in design.factors:
+        kind = source.schema.field(factor.column).type
+        levels = [*factor.levels, *(level for level, _ in factor.set_aside)]
+        if factor.reference is not None:
+            levels.append(factor.reference)
+        if levels and not _can_be(levels[0], kind):
+            raise StreamlrError(
+                f"column '{factor.column}' is {kind}, but the model knows its levels as "
+                f"{type(levels[0]).__name__}, such as {levels[0]!r}. Cast the column."
+            )
+
+
+def _can_be(level: Level, kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold values like the level."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_null(plain):
+        return True
+    # True and 1 are one level, as they are one number.
+    return is_text(plain) if isinstance(level, str) else is_number(plain) or pa.types.is_boolean(plain)

@@ -17,6 +17,7 @@ from streamlr.design.basis import Basis
 from streamlr.design.design import Design, Tally
 from streamlr.design.freeze import conditioning_of
 from streamlr.design.profile import ProfileSums
+from streamlr.errors import StreamlrError
 from streamlr.kernels.tile import Block
 from streamlr.newton import Evaluation, newton
 from streamlr.objective import Objective, blocks_of
@@ -27,6 +28,8 @@ Floats = NDArray[np.float64]
 
 # Parts whose first rows centre and scale are learned from.
 CONDITIONING_PARTS = 4
+# Variances are squares of scales; beyond this they leave the range of doubles.
+LARGEST_SCALE = 1e150
 # Larger data take their start from a twentieth of their rows, within bounds.
 WORTH_A_SAMPLE = 2_000_000
 SAMPLE_SHARE = 20
@@ -47,16 +50,26 @@ def conditioned_basis(session: Session, design: Design) -> Basis:
             break
     _remark_on_identifiers(session, design, blocks)
     centre, scale = conditioning_of(blocks, design.layout.numeric)
+    for number, factor in zip(design.numbers, scale, strict=True):
+        if not 1.0 / LARGEST_SCALE <= factor <= LARGEST_SCALE:
+            raise StreamlrError(
+                f"column '{number.column}' varies by {1.0 / factor:.0e}, and the square of its coefficient's "
+                "standard error is beyond what a double holds. Rescale the column."
+            )
     return Basis.of(design.layout, centre, scale)
 
 
 def null_start(design: Design, profile: ProfileSums) -> float:
-    """The intercept of the model with an intercept alone, without offset."""
+    """The intercept of the model with an intercept alone, exact where the offset is one number or none."""
+    offset = profile.offset_sum / max(profile.rows_used, 1)
+    if not math.isfinite(offset):
+        offset = 0.0
     if design.trials is not None:
-        return math.log(profile.successes / profile.failures)
+        return math.log(profile.successes / profile.failures) - offset
     assert design.positive is not None
     assert design.negative is not None
-    return math.log(profile.outcome_weight[design.positive] / profile.outcome_weight[design.negative])
+    weight = profile.outcome_weight
+    return math.log(weight[design.positive] / weight[design.negative]) - offset
 
 
 def start_of(session: Session, design: Design, basis: Basis, profile: ProfileSums) -> Floats:

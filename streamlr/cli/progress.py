@@ -21,7 +21,7 @@ class Reporter:
     def __init__(self, *, quiet: bool, log_json: bool) -> None:
         self._quiet = quiet
         self._log_json = log_json
-        self._live = not quiet and not log_json and sys.stderr.isatty()
+        self._live = not quiet and not log_json and sys.stderr is not None and sys.stderr.isatty()
         self._console: Any = None
         self._status: Any = None
         self._drawn = 0.0

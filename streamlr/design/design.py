@@ -333,8 +333,9 @@ def _role(batch: pa.RecordBatch, name: str, missing: dict[str, NDArray[np.bool_]
 
 def _note_missing(values: NDArray[Any], name: str, missing: dict[str, NDArray[np.bool_]]) -> None:
     # A sum of squares is NaN where any value is, and one BLAS call: a fifth of the cost of looking at each.
-    if values.size and np.isnan(np.dot(values, values)):
-        missing[name] = np.isnan(values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if values.size and np.isnan(np.dot(values, values)):
+            missing[name] = np.isnan(values)
 
 
 def _check_known(codes: NDArray[np.int32], column: str) -> None:

@@ -295,10 +295,14 @@ def conditioning_of(blocks: list[Any], columns: int) -> tuple[np.ndarray[Any, An
     for j in range(columns):
         values = np.concatenate([block.numeric[j] for block in blocks]).astype(np.float64)
         values = values[np.isfinite(values)]
-        if not values.size:
+        largest = float(np.abs(values).max(initial=0.0))
+        if largest == 0.0:
             continue
-        centre[j] = values.mean()
-        deviation = float(np.sqrt(np.mean((values - centre[j]) ** 2)))
-        if deviation > 1e-14 * abs(centre[j]):
-            scale[j] = 1.0 / deviation
+        values /= largest  # so that no square overflows
+        mean = float(values.mean())
+        deviation = float(np.sqrt(np.mean((values - mean) ** 2)))
+        centre[j] = mean * largest
+        if deviation > 1e-14 * abs(mean):
+            with np.errstate(over="ignore"):
+                scale[j] = 1.0 / np.float64(deviation * largest)
     return centre, scale

@@ -7,6 +7,7 @@ added batch by batch and merged part by part.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,6 +128,7 @@ class ProfileSums:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     successes: float = 0.0
     failures: float = 0.0
+    offset_sum: float = 0.0
 
     def add(self, batch: pa.RecordBatch, task: ProfileTask) -> None:
         """Count the rows of a batch."""
@@ -159,10 +161,13 @@ class ProfileSums:
         self.rows_used += int(keep.sum())
         for name, column in values.items():
             self._add_range(name, column[keep])
+        if spec.offset is not None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.offset_sum += float(values[spec.offset][keep].sum())
         if spec.trials is not None:
             outcomes = self._count_trials(values, spec, keep, weight)
         else:
-            outcomes = self._count_outcomes(codes[spec.target], keep, weight, bool(task.factors))
+            outcomes = self._count_outcomes(spec.target, codes[spec.target], keep, weight, bool(task.factors))
         for name in task.factors:
             self.factors.setdefault(name, LevelCounts()).add(codes[name], keep, outcomes)
 
@@ -208,6 +213,7 @@ class ProfileSums:
 
     def _count_outcomes(
         self,
+        name: str,
         target: pa.DictionaryArray,
         keep: NDArray[np.bool_],
         weight: NDArray[np.float64],
@@ -231,6 +237,8 @@ class ProfileSums:
             level = levels[entry]
             if level is None or (level not in self.outcomes and len(self.outcomes) >= MAXIMUM_OUTCOMES):
                 continue
+            if isinstance(level, float) and math.isinf(level):
+                self.infinite[name] += int(rows[entry])
             self.outcomes[level] = self.outcomes.get(level, 0) + int(rows[entry])
             self.outcome_weight[level] = self.outcome_weight.get(level, 0.0) + float(weights[entry])
             column_of[entry] = self._column(level)
@@ -260,6 +268,7 @@ class ProfileSums:
         self.faults.update(other.faults)
         self.successes += other.successes
         self.failures += other.failures
+        self.offset_sum += other.offset_sum
         for level, rows in other.outcomes.items():
             if level in self.outcomes or len(self.outcomes) < MAXIMUM_OUTCOMES:
                 self.outcomes[level] = self.outcomes.get(level, 0) + rows

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamlr.report.text import fixed, number, p_value
+from streamlr.report.text import fixed, number, p_value, printable
 
 COLUMNS = ("term", "estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high", "odds_ratio")
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -37,7 +37,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         "|" + "|".join([":--", *["--:"] * (len(COLUMNS) - 1)]) + "|",
     ]
     for row in result["tidy"]:
-        cells = [str(row["term"]).replace("|", "\\|"), *_cells(row)]
+        cells = [printable(row["term"]).replace("|", "\\|"), *_cells(row)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -48,7 +48,7 @@ def to_latex(result: Mapping[str, Any]) -> str:
     lines.append(" & ".join(_escaped(name) for name in COLUMNS) + r" \\")
     lines.append(r"\hline")
     for row in result["tidy"]:
-        lines.append(" & ".join([_escaped(str(row["term"])), *_cells(row)]) + r" \\")
+        lines.append(" & ".join([_escaped(printable(row["term"])), *_cells(row)]) + r" \\")
     lines.extend([r"\hline", r"\end{tabular}"])
     return "\n".join(lines)
 

@@ -37,7 +37,7 @@ class Summary:
 
     def _heading(self) -> list[str]:
         about, glance = self._about, self._result["glance"]
-        what = f"Logistic regression of {about['target']}"
+        what = f"Logistic regression of {printable(about['target'])}"
         if about["trials"] is not None:
             what += f" successes in {about['trials']} trials"
         else:
@@ -85,9 +85,9 @@ class Summary:
         if row["estimate"] is None:
             outcome = self._about["set_aside"].get(row["term"])
             why = "aliased" if outcome is None else f"set aside, always {outcome}"
-            return [row["term"], why, "", "", "", "", "", ""]
+            return [printable(row["term"]), why, "", "", "", "", "", ""]
         return [
-            row["term"],
+            printable(row["term"]),
             number(row["estimate"]),
             number(row["std_error"]),
             fixed(row["statistic"], 2),
@@ -119,6 +119,11 @@ class Summary:
         for name, levels in about["unused_levels"].items():
             lines.append(f"levels of {name} without a used row: {listing(levels)}")
         return lines
+
+
+def printable(name: str) -> str:
+    """A name on one line: control characters as their escapes, so that a file cannot write to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def number(value: float | None, digits: int = 5) -> str:
@@ -161,13 +166,13 @@ def explanation_text(found: Mapping[str, Any]) -> str:
             reach = f"{column['low']} to {column['high']}"
         role = column["role"] + (f": {column['reason']}" if column["reason"] else "")
         nulls = "?" if column["nulls"] is None else f"{column['nulls']:,}"
-        table.append([column["column"], column["type"], role, nulls, reach])
+        table.append([printable(column["column"]), column["type"], role, nulls, printable(reach)])
     widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
     lines.extend(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
     )
-    lines += ["", f"formula: {found['formula']}"]
+    lines += ["", f"formula: {printable(found['formula'])}"]
     lines.append(
         f"design: at least {found['design_columns_at_least']:,} columns; "
         f"Hessian {found['hessian_bytes'] / 1e6:,.1f} MB; limit {found['memory_limit_bytes'] / 1e6:,.0f} MB"

@@ -10,7 +10,10 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 HELP = "import sys; sys.argv = ['streamlr', '--help']; from streamlr.cli import main; main()"
@@ -92,3 +95,20 @@ def test_help_answers_soon():
 @pytest.mark.slow
 def test_help_answers_in_a_fifth_of_a_second():
     assert min(seconds_for_help() for _ in range(10)) < 0.2
+
+
+def test_full_disk_under_stdout_is_one_message(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"y": [0, 1, 1, 0, 1], "x": [1.0, 2.0, 1.5, 1.7, 0.3]}), tmp_path / "d.parquet")
+    program = (
+        "import sys; sys.argv = ['streamlr', 'explain', sys.argv[1]]; from streamlr.cli import main; main()"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "d.parquet")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["Error: cannot write the result: No space left on device."]
