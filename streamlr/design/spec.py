@@ -7,14 +7,14 @@ user named that cannot be used is an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from streamlr.design.columns import is_factor, is_number, is_text, why_unusable
-from streamlr.design.formula import parse_formula
+from streamlr.design.formula import Formula, parse_formula
 from streamlr.errors import StreamlrError, did_you_mean
 
 TARGET_NAMES = ("y", "target", "label", "outcome", "class")
@@ -81,78 +81,38 @@ def resolve_spec(
     """Check every name and settle every role. Raises `StreamlrError`."""
     names = list(schema.names)
     types = {field.name: field.type for field in schema}
+    given = [name for name in (weights, offset, trials) if name is not None]
     parsed = None
     if formula is not None:
         if features is not None:
             raise StreamlrError("give either a formula or a list of features, not both.")
-        usable = [name for name in names if _is_default(name, types[name])]
-        taken = {name for name in (target, weights, offset, trials, *exclude) if name is not None}
-        parsed = parse_formula(formula, [name for name in usable if name not in taken])
-        if parsed.target is not None and target is not None and parsed.target != target:
-            raise StreamlrError(
-                f"the formula's outcome is '{parsed.target}' but the target is '{target}'. Give one of them."
-            )
+        parsed = _parsed(formula, types, target, {*given, *exclude})
         target = parsed.target if parsed.target is not None else target
-    inferred = target is None
     outcome = _inferred_target(schema) if target is None else target
-    for name in (outcome, weights, offset, trials, *exclude, *categorical, *numeric, *reference):
-        if name is not None:
-            _check_name(name, names, origin)
-    roles = {name for name in (outcome, weights, offset, trials) if name is not None}
-    for role, name in (("weights", weights), ("offset", offset), ("trials", trials)):
-        if name == outcome:
-            raise StreamlrError(f"column '{name}' cannot be both the target and the {role}.")
-        if name is not None and not is_number(types[name]):
-            raise StreamlrError(f"column '{name}' ({types[name]}) cannot be the {role}: it holds no numbers.")
-    _check_target(outcome, types[outcome], trials)
+    for name in (outcome, *given, *exclude, *categorical, *numeric, *reference):
+        _check_name(name, names, origin)
+    _check_roles(types, outcome, weights=weights, offset=offset, trials=trials)
     both = sorted(set(categorical) & set(numeric))
     if both:
         raise StreamlrError(f"column '{both[0]}' cannot be both categorical and numeric.")
 
-    excluded: dict[str, str] = {}
-    if parsed is not None:
-        wanted = [(column, factor) for column, factor in parsed.terms if column not in exclude]
-        if parsed.has_dot:
-            excluded = {
-                name: _default_reason(name, types[name]) or "" for name in names if name not in usable
-            }
-        named = True
-    elif features is not None:
-        wanted = [(column, False) for column in dict.fromkeys(features) if column not in exclude]
-        named = True
-    else:
-        wanted = []
-        named = False
-        for name in names:
-            if name in roles or name in exclude:
-                continue
-            reason = _default_reason(name, types[name])
-            if reason is None:
-                wanted.append((name, False))
-            else:
-                excluded[name] = reason
+    roles = {outcome, *given}
+    wanted, excluded = _wanted(types, parsed, features, {*roles, *exclude})
     resolved = []
-    for column, factor in wanted:
-        _check_name(column, names, origin)
-        if column in roles:
+    for request in wanted:
+        _check_name(request.column, names, origin)
+        if request.column in roles:
             raise StreamlrError(
-                f"column '{column}' cannot be both a feature and the target, weights, offset or trials."
+                f"column '{request.column}' cannot be both a feature and the target, weights, offset or "
+                "trials."
             )
-        by_name = named and not (parsed is not None and column not in parsed.written)
-        resolved.append(_feature(column, types[column], factor, by_name, categorical, numeric))
+        if request.column not in exclude:
+            resolved.append(_feature(request, types[request.column], categorical, numeric))
     if parsed is None and not resolved:
         raise StreamlrError(
             "no feature is left: every column has another role, is excluded or cannot be used."
         )
-    feature_columns = {feature.column for feature in resolved}
-    for column in (*categorical, *numeric, *reference):
-        if column not in feature_columns:
-            raise StreamlrError(f"column '{column}' is given an option but is not a feature of this model.")
-    for column in reference:
-        if not any(feature.column == column and feature.categorical for feature in resolved):
-            raise StreamlrError(
-                f"column '{column}' is numeric and has no reference level; make it categorical."
-            )
+    _check_options(resolved, (*categorical, *numeric), reference)
     return Spec(
         target=outcome,
         features=tuple(resolved),
@@ -166,17 +126,81 @@ def resolve_spec(
         positive=positive,
         reference=dict(reference),
         excluded=excluded,
-        target_inferred=inferred,
+        target_inferred=target is None,
     )
+
+
+@dataclass(frozen=True)
+class Request:
+    """A column asked for as a term: as `C(column)` or bare, by name or by default."""
+
+    column: str
+    factor: bool
+    named: bool
+
+
+def _parsed(formula: str, types: Mapping[str, pa.DataType], target: str | None, taken: Set[str]) -> Formula:
+    """The formula; its dot stands for the columns that would be features by default."""
+    dot = [name for name, kind in types.items() if _default_reason(name, kind) is None]
+    parsed = parse_formula(formula, [name for name in dot if name not in taken and name != target])
+    if parsed.target is not None and target is not None and parsed.target != target:
+        raise StreamlrError(
+            f"the formula's outcome is '{parsed.target}' but the target is '{target}'. Give one of them."
+        )
+    return parsed
+
+
+def _wanted(
+    types: Mapping[str, pa.DataType], parsed: Formula | None, features: Sequence[str] | None, taken: Set[str]
+) -> tuple[list[Request], dict[str, str]]:
+    """The columns asked for, and those that nobody named and that can be no feature, with the reason."""
+    left_out = {
+        name: reason
+        for name, kind in types.items()
+        if name not in taken and (reason := _default_reason(name, kind)) is not None
+    }
+    if parsed is not None:
+        requests = [Request(name, factor, name in parsed.written) for name, factor in parsed.terms]
+        return requests, left_out if parsed.has_dot else {}
+    if features is not None:
+        return [Request(name, False, True) for name in dict.fromkeys(features)], {}
+    return [
+        Request(name, False, False) for name in types if name not in taken and name not in left_out
+    ], left_out
+
+
+def _check_roles(
+    types: Mapping[str, pa.DataType],
+    outcome: str,
+    *,
+    weights: str | None,
+    offset: str | None,
+    trials: str | None,
+) -> None:
+    for role, name in (("weights", weights), ("offset", offset), ("trials", trials)):
+        if name == outcome:
+            raise StreamlrError(f"column '{name}' cannot be both the target and the {role}.")
+        if name is not None and not is_number(types[name]):
+            raise StreamlrError(f"column '{name}' ({types[name]}) cannot be the {role}: it holds no numbers.")
+    _check_target(outcome, types[outcome], trials)
+
+
+def _check_options(resolved: Sequence[Feature], coded: Sequence[str], reference: Mapping[str, Any]) -> None:
+    """Options about a column need that column among the features, and a reference needs levels."""
+    factors = {feature.column: feature.categorical for feature in resolved}
+    for column in (*coded, *reference):
+        if column not in factors:
+            raise StreamlrError(f"column '{column}' is given an option but is not a feature of this model.")
+    for column in reference:
+        if not factors[column]:
+            raise StreamlrError(
+                f"column '{column}' is numeric and has no reference level; make it categorical."
+            )
 
 
 def _default_reason(name: str, kind: pa.DataType) -> str | None:
     """Why a column that nobody named is no feature, as far as its name and type tell."""
     return "index written by pandas" if name.startswith("__index_level_") else why_unusable(kind)
-
-
-def _is_default(name: str, kind: pa.DataType) -> bool:
-    return _default_reason(name, kind) is None
 
 
 def _check_name(name: str, names: Sequence[str], origin: str) -> None:
@@ -216,19 +240,15 @@ def _inferred_target(schema: pa.Schema) -> str:
 
 
 def _feature(
-    column: str,
-    kind: pa.DataType,
-    factor: bool,
-    named: bool,
-    categorical: Sequence[str],
-    numeric: Sequence[str],
+    request: Request, kind: pa.DataType, categorical: Sequence[str], numeric: Sequence[str]
 ) -> Feature:
+    column, named = request.column, request.named
     reason = why_unusable(kind)
     if reason is not None:
         raise StreamlrError(
             f"column '{column}' cannot be a feature: {reason}. Leave it out with --exclude {column}."
         )
-    made = factor or column in categorical
+    made = request.factor or column in categorical
     if column in numeric:
         if made:
             raise StreamlrError(f"column '{column}' cannot be both categorical and numeric.")
@@ -237,6 +257,6 @@ def _feature(
             raise StreamlrError(f"column '{column}' ({kind}) cannot be read as numbers.")
         return Feature(column, column, categorical=False, named=named)
     if made:
-        name = f"C({column})" if factor or is_number(kind) else column
+        name = f"C({column})" if request.factor or is_number(kind) else column
         return Feature(column, name, categorical=True, named=named)
     return Feature(column, column, categorical=is_factor(kind), named=named)
