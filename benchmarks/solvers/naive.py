@@ -35,7 +35,8 @@ def solve(path: str, target: str, features: list[str]) -> Solution:
             with np.errstate(over="ignore"):  # exp(-eta) may overflow to infinity: p is then 0
                 p = 1.0 / (1.0 + np.exp(-(X @ coef)))
             gradient += (y - p) @ X
-            hessian += (X * (p * (1.0 - p))[:, np.newaxis]).T @ X
+            root = X * np.sqrt(p * (1.0 - p))[:, np.newaxis]
+            hessian += root.T @ root  # which NumPy computes as half a product
         step = np.linalg.solve(hessian, gradient)
         coef += step
         if np.sqrt(gradient @ step) < TOLERANCE:
@@ -52,9 +53,9 @@ def solve(path: str, target: str, features: list[str]) -> Solution:
 
 
 def column_levels(path: str, name: str) -> list[str]:
-    """The distinct values of a text column, sorted."""
+    """The distinct values of a factor as text, sorted."""
     column = pq.read_table(path, columns=[name], read_dictionary=[name])[name]
-    return sorted(pc.unique(column).cast("string").to_pylist())
+    return sorted(str(value) for value in pc.unique(column).to_pylist())
 
 
 def blocks(
@@ -67,8 +68,15 @@ def blocks(
                 parts = [np.ones(batch.num_rows)]
                 for name in features:
                     if name in levels:
-                        codes = pc.index_in(batch[name], value_set=pa.array(levels[name]))
-                        parts.append(np.eye(len(levels[name]))[codes.to_numpy(), 1:])
+                        parts.append(indicators(batch[name], levels[name]))
                     else:
                         parts.append(batch[name].to_numpy())
                 yield np.column_stack(parts), batch[target].to_numpy().astype(np.float64)
+
+
+def indicators(column: pa.Array, levels: list[str]) -> Floats:
+    """(n, levels - 1) ones where a row has the level, for all levels but the first."""
+    if pa.types.is_boolean(column.type):
+        return column.to_numpy(zero_copy_only=False)[:, np.newaxis].astype(float)
+    codes = pc.index_in(column, value_set=pa.array(levels))
+    return np.eye(len(levels))[codes.to_numpy(), 1:]
