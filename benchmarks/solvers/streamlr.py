@@ -9,10 +9,10 @@ import streamlr
 from . import Solution
 
 
-def solve(path: str, target: str, features: list[str]) -> Solution:
+def solve(path: str, target: str, features: list[str], memory: str | None = None) -> Solution:
     """Maximum likelihood by `streamlr.fit`; aliased terms are absent."""
     start = perf_counter()
-    model = streamlr.fit(path, target=target, features=features)
+    model = streamlr.fit(path, target=target, features=features, memory=memory)
     seconds = perf_counter() - start
     return {
         "coef": dict(zip(model.terms, model.params.tolist(), strict=True)),

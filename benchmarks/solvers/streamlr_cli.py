@@ -9,10 +9,11 @@ from pathlib import Path
 from . import Solution
 
 
-def command(path: str, target: str) -> list[str]:
-    """The program that stands beside this interpreter, fitting every other column."""
+def command(path: str, target: str, **options: str) -> list[str]:
+    """The program that stands beside this interpreter, fitting every other column; memory="2GB" and so on."""
     program = str(Path(sys.executable).with_name("streamlr"))
-    return [program, "fit", path, "-y", target, "--format", "json", "--quiet"]
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    return [program, "fit", path, "-y", target, "--format", "json", "--quiet", *words]
 
 
 def read(stdout: str) -> Solution:
