@@ -42,6 +42,7 @@ class Problem:
     rows: int
     target: str
     features: tuple[str, ...]
+    shape: str  # in a few words, for the table of results
     directory: bool = False  # of Parquet files, not one file
 
     def path(self, folder: Path, rows: int) -> Path:
@@ -352,8 +353,9 @@ def draw(rng: np.random.Generator, eta: Floats) -> npt.NDArray[np.int8]:
     return (rng.random(eta.size) * (1.0 + np.exp(-eta)) < 1.0).astype(np.int8)
 
 
-def row_groups(rows: int, size: int = ROW_GROUP) -> Iterator[tuple[np.random.Generator, int]]:
-    """For each row group its own random stream and its number of rows."""
+def row_groups(rows: int, size: int | None = None) -> Iterator[tuple[np.random.Generator, int]]:
+    """For each row group, of `ROW_GROUP` rows or `size`, its own random stream and its number of rows."""
+    size = size or ROW_GROUP
     for group, start in enumerate(range(0, rows, size)):
         yield np.random.default_rng([SEED, group]), min(size, rows - start)
 
@@ -367,24 +369,28 @@ def write_tables(path: Path, tables: Iterator[pa.Table]) -> None:
             writer.write_table(table, row_group_size=ROW_GROUP)
 
 
+FLIGHTS_FEATURES = (*FLIGHTS_NOISE, *FLIGHTS_FACTORS)
+SMALL_FILES_FEATURES = (*HIGGS_FEATURES, "channel")
+
 PROBLEMS: dict[str, Problem] = {
     problem.name: problem
     for problem in (
-        Problem("higgs", write_higgs, 11_000_000, "y", HIGGS_FEATURES),
-        Problem("higgs_x4", write_higgs_x4, 44_000_000, "y", HIGGS_FEATURES, directory=True),
-        Problem("higgs_2m", write_higgs_2m, 2_000_000, "y", HIGGS_FEATURES),
-        Problem("one_group", write_one_group, 5_000_000, "y", HIGGS_FEATURES),
+        Problem("higgs", write_higgs, 11_000_000, "y", HIGGS_FEATURES, "28 float32"),
+        Problem("higgs_x4", write_higgs_x4, 44_000_000, "y", HIGGS_FEATURES, "28 float32", directory=True),
+        Problem("higgs_2m", write_higgs_2m, 2_000_000, "y", HIGGS_FEATURES, "28 float64"),
+        Problem("flights", write_flights, 10_000_000, "late", FLIGHTS_FEATURES, "3 numbers, 5 factors"),
+        Problem("wide_300", partial(write_wide, k=300), 500_000, "y", wide_features(300), "300 float64"),
+        Problem("wide_1000", partial(write_wide, k=1000), 500_000, "y", wide_features(1000), "1,000 float64"),
+        Problem("discrete", write_discrete, 20_000_000, "late", DISCRETE_FEATURES, "8 discrete"),
+        Problem("rare", write_rare, 10_000_000, "y", RARE_FEATURES, "10 float32, events 1e-4"),
+        Problem("one_group", write_one_group, 5_000_000, "y", HIGGS_FEATURES, "28 float32, one row group"),
         Problem(
-            "small_files", write_small_files, 2_000_000, "y", (*HIGGS_FEATURES, "channel"), directory=True
+            "small_files", write_small_files, 2_000_000, "y", SMALL_FILES_FEATURES,
+            "28 float32, a factor, 100 files", directory=True,
         ),
-        Problem("wide_300", partial(write_wide, k=300), 500_000, "y", wide_features(300)),
-        Problem("wide_1000", partial(write_wide, k=1000), 500_000, "y", wide_features(1000)),
-        Problem("discrete", write_discrete, 20_000_000, "late", DISCRETE_FEATURES),
-        Problem("rare", write_rare, 10_000_000, "y", RARE_FEATURES),
-        Problem("iris_like", write_iris_like, 150, "y", IRIS_FEATURES),
-        Problem("flights", write_flights, 10_000_000, "late", (*FLIGHTS_NOISE, *FLIGHTS_FACTORS)),
+        Problem("iris_like", write_iris_like, 150, "y", IRIS_FEATURES, "4 float64"),
     )
-}
+}  # fmt: skip
 
 
 def data_folder() -> Path:
