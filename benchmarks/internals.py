@@ -97,7 +97,7 @@ def begin(data: Any, target: str, features: Sequence[str]) -> Fit:
 def decode(fit: Fit) -> None:
     """Read every part as a pass does, and do nothing with it."""
     for part in fit.parts:
-        for _ in part.read(fit.columns, fit.coded, fit.design.layout.batch_rows):
+        for _ in part.read(fit.columns, fit.coded, fit.design.batch_rows):
             pass
 
 
@@ -120,7 +120,7 @@ def run_pass(fit: Fit, threads: int, cache: BlockCache | None = None) -> None:
 
 def full_cache(fit: Fit) -> BlockCache:
     """A cache that keeps every block, filled by a pass."""
-    cache = BlockCache(1 << 60, 0)
+    cache = BlockCache(1 << 60)
     run_pass(fit, 1, cache)
     return cache
 
