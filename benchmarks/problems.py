@@ -421,10 +421,15 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=PROBLEMS)
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--rows", type=int, help="another size than the problem's own")
+    repeated = parser.add_mutually_exclusive_group()
+    repeated.add_argument("--links", type=int, help="a directory of so many hard links to the file")
+    repeated.add_argument("--copies", type=int, help="a directory of so many distinct copies of it")
     options = parser.parse_args()
     for name in options.names:
         problem = PROBLEMS[name]
         path = ensure(name, options.data, options.rows)
+        if options.links or options.copies:
+            path = repeat_file(path, options.links or options.copies, distinct=bool(options.copies))
         made = {"path": str(path), "target": problem.target, "features": problem.features}
         print(json.dumps(made))
 

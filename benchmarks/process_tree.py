@@ -29,6 +29,7 @@ from tempfile import TemporaryFile
 from time import perf_counter, sleep
 
 PEAK_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
+DISK_BLOCK = 512  # bytes in one unit of ru_inblock
 LOOK = 0.1  # seconds between two looks at the living processes
 GRACE = 30.0  # seconds that processes left behind have to end by themselves
 PR_SET_CHILD_SUBREAPER = 36
@@ -43,6 +44,7 @@ class Run:
     system: float
     peak: int
     processes: int  # the most that were alive at one look
+    disk: int  # bytes that had to come from the disk, not from the page cache
     exit_code: int
     timed_out: bool
     stdout: str
@@ -69,6 +71,7 @@ def measure(command: Sequence[str], timeout: float | None = None) -> Run:
             system=sum(each.ru_stime for each in used),
             peak=max(watch.peak, *(each.ru_maxrss * PEAK_UNIT for each in used)),
             processes=watch.processes,
+            disk=sum(each.ru_inblock for each in used) * DISK_BLOCK,
             exit_code=process.returncode,
             timed_out=watch.timed_out,
             stdout=out.read(),
