@@ -16,9 +16,11 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import import_module, metadata
@@ -132,13 +134,16 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """Python, the packages that are installed, and the commit, with + when changed since."""
+    """Python, the packages that are installed, Java, and the commit, with + when changed since."""
     found = [f"python {platform.python_version()}"]
     for name in PACKAGES:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             continue
+    with suppress(FileNotFoundError):
+        said = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
+        found += [f"java {number}" for number in re.findall(r'version "([^"]+)"', said)[:1]]
     git = ["git", "--no-optional-locks", "-C", str(HERE.parent)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     if head.returncode == 0:
