@@ -1,8 +1,8 @@
 """Makes the table in the README and the picture beside it from `results/*.csv`, and hides no row.
 
 `python benchmarks/report.py` writes both. A table's group is one run: of each problem and each first
-solver the latest run, every program of it, also those that failed or were stopped. Seconds and memory
-are medians over the turns; "against" is the median of the ratios within a turn, to the first solver's
+streamlr variant the latest run, every program of it, also those that failed or were stopped. Seconds and
+memory are medians over the turns; "against" is the median of the ratios within a turn, to that variant's
 run of that turn; errors are the largest. To leave a run out, leave its rows out of `results/`.
 """
 
@@ -95,13 +95,13 @@ def read_results(folder: Path) -> list[Row]:
 
 
 def groups_of(rows: Iterable[Row]) -> list[Group]:
-    """The latest run of each problem and first program, in the order of `PROBLEMS`."""
+    """The latest run of each problem and base, in the order of `PROBLEMS`."""
     runs: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         runs.setdefault((row["problem"], row["run"]), []).append(row)
     latest: dict[tuple[str, str], tuple[str, list[Row]]] = {}
     for (problem, run), members in runs.items():
-        key = (problem, members[0]["solver"])
+        key = (problem, base_of(members))
         if key not in latest or run > latest[key][0]:
             latest[key] = (run, members)
     order = list(PROBLEMS)
@@ -109,8 +109,16 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
     return [group_of(*key, latest[key][1]) for key in sorted(latest, key=lambda key: place[key])]
 
 
-def group_of(problem: str, first: str, rows: list[Row]) -> Group:
-    base = {row["turn"]: float(row["wall_seconds"]) for row in rows if row["solver"] == first and ended(row)}
+def base_of(rows: list[Row]) -> str:
+    """The solver that ratios are taken to: the first streamlr variant, or else the first solver."""
+    solvers = [row["solver"] for row in rows]
+    return next((solver for solver in solvers if solver.startswith("streamlr")), solvers[0])
+
+
+def group_of(problem: str, base_solver: str, rows: list[Row]) -> Group:
+    base = {
+        row["turn"]: float(row["wall_seconds"]) for row in rows if row["solver"] == base_solver and ended(row)
+    }
     lines = [
         line_of([row for row in rows if row["solver"] == solver], base)
         for solver in dict.fromkeys(row["solver"] for row in rows)
@@ -200,7 +208,7 @@ def markdown(groups: list[Group]) -> str:
             cells.append("" if line.peak is None else size(line.peak))
             cells.append("" if line.error is None else power(line.error))
             cells.append(std_errors_of(line))
-            lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+            lines.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
     return "\n".join([*lines, END])
 
 
@@ -244,7 +252,9 @@ def size(value: float) -> str:
 
 
 def power(value: float) -> str:
-    """8e-14; 0 where it is 0."""
+    """8e-14; 0 where it is 0, and 40 where it is that much."""
+    if 1 <= value < math.inf:
+        return f"{value:.0f}"
     if value == 0 or math.isinf(value):
         return "0" if value == 0 else "∞"
     return re.sub(r"e([+-])0+", r"e\1", f"{value:.0e}")

@@ -55,7 +55,7 @@ def test_ratios_are_taken_within_a_turn() -> None:
     assert not theirs.std_errors
 
 
-def test_the_latest_run_of_each_first_program_is_shown() -> None:
+def test_the_latest_run_of_each_variant_is_shown() -> None:
     small, large = "streamlr_cli:memory=512MB", "streamlr_cli:memory=3GB"
     rows = [
         row(small, 1, 9.0, run="2026-01-01"),
@@ -81,7 +81,12 @@ def test_a_program_that_failed_keeps_its_row() -> None:
     ]
     table = markdown(groups_of(rows))
     assert "| glum 3.4.1 | stopped after 300 | > 30 x |" in table
-    assert "| scikit-learn 1.9.1, newton-cholesky | failed |" in table
+    assert "| scikit-learn 1.9.1, newton-cholesky | failed | |" in table
+
+
+def test_ratios_are_to_streamlr_wherever_it_stood() -> None:
+    (group,) = groups_of([row("glum", 1, 3.0), row("streamlr_cli", 1, 2.0)])
+    assert [(line.ours, line.ratio) for line in group.lines] == [(True, 1.0), (False, 1.5)]
 
 
 def test_errors_are_the_largest() -> None:
