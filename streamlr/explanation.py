@@ -47,7 +47,7 @@ def explain(source: Source, *, threads: int | None, memory: int | None, **option
     look = _Look(source.parts[0])
     factors = tuple(feature.column for feature in spec.features if feature.categorical)
     begun = time.perf_counter()
-    profile = ProfileTask(spec, spec.columns, factors, {})(look)
+    profile = ProfileTask(spec, spec.columns, factors, {})([look])
     seconds = time.perf_counter() - begun
     columns = [_column(source, spec, name, profile) for name in source.schema.names]
     width = int(spec.intercept) + sum(

@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,10 @@ from streamlr.passes.cache import BlockCache
 from streamlr.passes.memory import available_cores, available_memory, parse_size
 from streamlr.passes.session import Session
 from streamlr.profiling import (
-    check_memory,
     columns_to_profile,
     leave_out_by_metadata,
     named,
+    plan_memory,
     profile_and_freeze,
 )
 from streamlr.separation import is_complete, separated_terms, separation_error
@@ -38,8 +37,6 @@ from streamlr.start import conditioned_basis, null_start, start_of
 
 Floats = NDArray[np.float64]
 
-# Without a limit set by the user blocks are kept while the process stays below this size.
-DEFAULT_CACHE_BUDGET = 500_000_000
 # With this many rows a pass is left out where it is proved that it could only confirm what is known, and
 # that standard errors would change by less than this relative to themselves.
 WORTH_SPARING = 1_000_000
@@ -136,9 +133,9 @@ def fit(
     session = Session(source, threads or available_cores(), on_event, started)
     if spec.target_inferred:
         session.remark(f"target: {spec.target}")
-    budget = limit if memory is not None else min(limit, DEFAULT_CACHE_BUDGET)
-    with threadpool_limits(1):  # BLAS on one thread: its sums must not depend on the machine's load
-        objective, state, spec, aliased = _maximise(session, spec, separation, tol, max_passes, limit, budget)
+    # BLAS on one thread: its sums must not depend on the machine's load.
+    with threadpool_limits(1):
+        objective, state, spec, aliased = _maximise(session, spec, separation, tol, max_passes, limit)
         model = conclude(session, spec, objective, state, aliased, conf_level=conf_level, tol=tol)
     if not model.converged:
         warnings.warn(
@@ -168,20 +165,20 @@ def _maximise(
     tol: float,
     max_passes: int,
     limit: int,
-    budget: int,
 ) -> tuple[Objective, State, Spec, list[int]]:
     """From checked names to the last state of Newton; the spec as the data left it; aliased columns."""
     spec = leave_out_by_metadata(session.source, spec)
     columns = columns_to_profile(session.source, spec)
+    threads = session.threads
     while True:
         spec, profile, design = profile_and_freeze(session, spec, columns, separation)
-        headroom = check_memory(design, session.threads, limit)
-        session.cache = None if session.on_dask else BlockCache(budget, headroom)
+        plan = plan_memory(design, threads, limit)
+        session.threads = plan.threads
+        session.cache = None if session.on_dask else BlockCache(plan.cache, plan.ceiling)
         basis = conditioned_basis(session, design)
         start = start_of(session, design, basis, profile)
 
-        runner = partial(session.run_pass, design.columns)
-        objective = Objective(design, basis, runner, session.cache, null_start(design, profile))
+        objective = Objective(design, basis, session.run_pass, session.cache, null_start(design, profile))
         objective, coef, evaluation, aliased = settle_basis(objective, start)
         assert objective.first is not None
         rows_as_profiled = objective.first.tally.rows_used == profile.rows_used

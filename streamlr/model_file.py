@@ -138,7 +138,7 @@ def _design_to_json(design: Design) -> dict[str, Any]:
 def _term_to_json(term: Term) -> dict[str, Any]:
     common = {"column": term.column, "name": term.name, "named": term.named}
     if isinstance(term, Number):
-        return {"kind": "number", **common, "single": term.single}
+        return {"kind": "number", **common}
     return {
         "kind": "factor",
         **common,
@@ -166,7 +166,7 @@ def _design_from_json(stored: dict[str, Any]) -> Design:
 
 def _term_from_json(stored: dict[str, Any]) -> Term:
     if stored["kind"] == "number":
-        return Number(stored["column"], stored["name"], stored["named"], stored["single"])
+        return Number(stored["column"], stored["name"], stored["named"])
     if stored["kind"] != "factor":
         raise ValueError(f"unknown kind of term {stored['kind']!r}")
     return Factor(

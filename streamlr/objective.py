@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from streamlr.kernels.block import Scratch, probe_block, score_block
 from streamlr.kernels.tile import Block
 from streamlr.newton import Box, Evaluation
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.leaves import Task
 from streamlr.passes.sums import Sums, scratch_for
 
 Floats = NDArray[np.float64]
@@ -23,51 +24,98 @@ Result = TypeVar("Result")
 # The null model takes whole Newton steps, which only far from its minimum could overshoot.
 LONGEST_NULL_STEP = 4.0
 
-# Runs work over all parts that it was made for and merges the results.
-Runner = Callable[[Callable[[Any], Result], Callable[[Result, Result], Result]], Result]
+# Runs a task over all parts that it was made for and merges the results.
+Runner = Callable[[Task[Result], Callable[[Result, Result], Result]], Result]
 
 
 def blocks_of(design: Design, part: Any, tally: Tally, cache: BlockCache | None) -> Iterator[Block]:
-    """The encoded blocks of a part, from the cache where they were kept; rows are counted in `tally`."""
-    kept = cache.get(id(part)) if cache is not None else None
+    """The encoded blocks of a part, from the cache where they were kept; rows are counted in `tally`.
+
+    A block may be dropped by the consumer before it asks for the next one, and should be: it then leaves room
+    for the rows that are decoded next.
+    """
+    kept = cache.get(part) if cache is not None else None
     if kept is not None:
-        blocks, counted = kept
-        tally.merge(counted)
-        yield from blocks
+        tally.merge(kept.tally)
+        yield from kept.blocks
         return
     own = Tally()
-    holding: list[Block] | None = [] if cache is not None and cache.accepts() else None
-    encoder = Encoder(design, reuse=holding is None)
-    for batch in part.read(design.columns, design.coded_columns, design.layout.batch_rows):
+    encoder = Encoder(design)
+    keeping = cache.begin(part) if cache is not None else None
+    for batch in part.read(design.columns, design.coded_columns, design.batch_rows):
         block = encoder.encode(batch, own)
-        if holding is not None:
-            holding.append(block)
+        del batch
+        if keeping is not None:
+            block = keeping.add(block)
         yield block
+        del block
     tally.merge(own)
-    if cache is not None and holding is not None:
-        cache.keep(id(part), holding, own)
+    if keeping is not None:
+        keeping.finish(own)
 
 
 @dataclass(frozen=True)
-class SumsTask:
-    """What a pass does to a part: loss, gradient and Hessian at `coef` (k,)."""
+class DesignTask:
+    """Work on the encoded blocks of a design, in a basis of it."""
 
     design: Design
     basis: Basis
+    cache: BlockCache | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are read."""
+        return self.design.columns
+
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """Columns best read as dictionary codes."""
+        return self.design.coded_columns
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a batch."""
+        return self.design.batch_rows
+
+    @property
+    def cells(self) -> int:
+        """Size of the result, in numbers."""
+        return self.design.layout.slots
+
+    def has(self, part: Any) -> bool:
+        """Whether the blocks of a part are kept."""
+        return self.cache is not None and self.cache.get(part) is not None
+
+    def blocks(self, parts: Sequence[Any], tally: Tally) -> Iterator[Block]:
+        """The encoded blocks of some parts; rows are counted in `tally`."""
+        for part in parts:
+            yield from blocks_of(self.design, part, tally, self.cache)
+
+
+@dataclass(frozen=True)
+class SumsTask(DesignTask):
+    """Loss, gradient and (where wanted) Hessian at `coef` (k,)."""
+
     coef: Floats
     null_coef: float
     first: bool
-    cache: BlockCache | None = None
+    with_hessian: bool = True
 
-    def __call__(self, part: Any) -> Sums:
-        """The sums of one part."""
+    @property
+    def cells(self) -> int:
+        """Size of the sums, in numbers."""
+        return self.design.layout.cells
+
+    def __call__(self, parts: Sequence[Any]) -> Sums:
+        """The sums of one leaf."""
         layout = self.design.layout
-        sums = Sums(layout, self.first)
+        sums = Sums(layout, self.first, self.with_hessian)
         scratch = scratch_for(layout)
         conditioning = self.basis.conditioning()
         coef = layout.to_slots(self.coef)
-        for block in blocks_of(self.design, part, sums.tally, self.cache):
+        for block in self.blocks(parts, sums.tally):
             sums.add(block, conditioning, coef, self.null_coef, scratch)
+            del block
         return sums
 
 
@@ -88,17 +136,14 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class ProbeTask:
-    """What a probing pass does to a part; `combinations` (m, k) in basis columns."""
+class ProbeTask(DesignTask):
+    """Probes `combinations` (m, k) of basis columns; the curvature is that at `coef` (k,)."""
 
-    design: Design
-    basis: Basis
     coef: Floats
     combinations: Floats
-    cache: BlockCache | None = None
 
-    def __call__(self, part: Any) -> Probe:
-        """The probe of one part."""
+    def __call__(self, parts: Sequence[Any]) -> Probe:
+        """The probe of one leaf."""
         layout = self.design.layout
         scratch: Scratch = scratch_for(layout)
         conditioning = self.basis.conditioning()
@@ -106,9 +151,16 @@ class ProbeTask:
         m = len(combinations)
         probe = Probe(np.zeros(m), np.zeros(m), np.zeros((m, layout.slots)))
         coef = layout.to_slots(self.coef)
-        for block in blocks_of(self.design, part, Tally(), self.cache):
+        for block in self.blocks(parts, Tally()):
             probe_block(
-                block, conditioning, combinations, coef, probe.squares, probe.products, probe.extent, scratch
+                block.rows,
+                conditioning,
+                combinations,
+                coef,
+                probe.squares,
+                probe.products,
+                probe.extent,
+                scratch,
             )
         return probe
 
@@ -130,27 +182,24 @@ class Margins:
 
 
 @dataclass(frozen=True)
-class MarginsTask:
+class MarginsTask(DesignTask):
     """Counts rows whose outcomes lie more than `threshold` along `direction` (k,), or against it."""
 
-    design: Design
-    basis: Basis
     direction: Floats
     threshold: float
-    cache: BlockCache | None = None
 
-    def __call__(self, part: Any) -> Margins:
-        """The counts of one part."""
+    def __call__(self, parts: Sequence[Any]) -> Margins:
+        """The counts of one leaf."""
         layout = self.design.layout
         scratch = scratch_for(layout)
         conditioning = self.basis.conditioning()
         coef = layout.to_slots(self.direction)
         margins = Margins()
-        for block in blocks_of(self.design, part, Tally(), self.cache):
+        for block in self.blocks(parts, Tally()):
             n = block.success.size
             eta, probability = np.empty(n), np.empty(n)
-            plain = block._replace(offset=np.empty(0))
-            score_block(plain, conditioning, coef, scratch, eta, probability)
+            plain = replace(block, offset=np.empty(0))
+            score_block(plain.rows, conditioning, coef, scratch, eta, probability)
             failures = (block.trials if block.trials.size else 1.0) - block.success
             counts = block.weight > 0 if block.weight.size else np.ones(n, dtype=np.bool_)
             along, against = eta > self.threshold, eta < -self.threshold
@@ -188,7 +237,7 @@ class Objective:
         """Evaluate at `coef`, one number an active column."""
         sums: Sums = self._runner(
             SumsTask(
-                self.design, self.basis, self.expand(coef), self.null_coef, self.first is None, self._cache
+                self.design, self.basis, self._cache, self.expand(coef), self.null_coef, self.first is None
             ),
             Sums.merge,
         )
@@ -207,13 +256,13 @@ class Objective:
 
     def probe(self, coef: Floats, combinations: Floats) -> tuple[Floats, Floats, Floats]:
         """Extents (m,), curvature-weighted squares (m,) and products with every column (m, k)."""
-        task = ProbeTask(self.design, self.basis, self.expand(coef), combinations, self._cache)
+        task = ProbeTask(self.design, self.basis, self._cache, self.expand(coef), combinations)
         probe: Probe = self._runner(task, Probe.merge)
         return probe.extent, probe.squares, probe.products[:, self.design.layout.slot_of_column]
 
     def margins(self, direction: Floats, threshold: float) -> Margins:
         """Rows separated by `direction` (active,) and rows that are not."""
-        task = MarginsTask(self.design, self.basis, self.expand(direction), threshold, self._cache)
+        task = MarginsTask(self.design, self.basis, self._cache, self.expand(direction), threshold)
         margins: Margins = self._runner(task, Margins.merge)
         return margins
 

@@ -116,10 +116,10 @@ def score_part(
     slots = layout.to_slots(coef)
     columns = list(dict.fromkeys((*design.feature_columns, *keep)))
     coded = [factor.column for factor in design.factors if factor.column not in keep]
-    for batch in part.read(columns, coded, layout.batch_rows):
+    for batch in part.read(columns, coded, design.batch_rows):
         block, scorable, probability = encoder.encode_features(batch)
         scores, eta = np.empty(block.success.size), np.empty(block.success.size)
-        score_block(block, conditioning, slots, scratch, eta, scores)
+        score_block(block.rows, conditioning, slots, scratch, eta, scores)
         probability[scorable] = scores
         yield batch, probability
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from streamlr.design.columns import Level
 from streamlr.design.design import Design
@@ -23,6 +24,12 @@ from streamlr.sources.base import Source
 
 # Resident size of a fresh process with everything imported and compiled.
 OWN_SIZE = 250_000_000
+# Pages, compressed and decompressed, of the columns that a thread decodes together.
+DECODERS = 12_000_000
+# Sums of parts that wait for their neighbours while others are worked on.
+WAITING = 3
+# Share of the limit up to which blocks are kept; the rest is what allocators take beside it.
+CEILING = 0.97
 # Levels that a remark names before it counts the rest.
 NAMED = 8
 
@@ -73,7 +80,7 @@ def profile_and_freeze(
             factors=tuple(f.column for f in spec.features if f.categorical),
             set_aside={column: frozenset(levels) for column, levels in set_aside.items()},
         )
-        profile = session.run(session.source.parts, columns, task, ProfileSums.merge, "profile")
+        profile = session.run(session.source.parts, task, ProfileSums.merge, "profile")
         if profile.rows_read == 0:
             raise StreamlrError(f"{named(session.source)} has no rows (0 rows).")
         try:
@@ -103,16 +110,32 @@ def profile_and_freeze(
     return spec, profile, design
 
 
-def check_memory(design: Design, threads: int, limit: int) -> int:
-    """Bytes that a pass needs beside kept blocks. Raises `StreamlrError` where that exceeds the limit."""
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a limit on the resident size is spent: worker threads, and bytes left for kept blocks."""
+
+    threads: int
+    cache: int
+    ceiling: int
+
+
+def plan_memory(design: Design, threads: int, limit: int) -> MemoryPlan:
+    """As many threads as fit into the limit, and kept blocks in what is left.
+
+    Raises `StreamlrError` with the arithmetic where one thread does not fit.
+    """
     layout = design.layout
     k, slots = layout.columns, layout.slots
     hessian = 8 * k * k
-    tables = 8 * (layout.padded**2 + layout.dense * layout.factor_slots + layout.pair_cells)
-    batch = layout.batch_rows * (8 * layout.numeric + 4 * len(layout.levels) + 8)
     # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment.
-    needed = 8 * slots * slots + 4 * hessian + (threads + 3) * tables + 3 * threads * batch
-    if needed > limit - min(resident_bytes(), OWN_SIZE):
+    algebra = 8 * slots * slots + 4 * hessian
+    tables = 8 * layout.cells
+    tile = 8 * layout.padded * layout.tile_rows
+    # A batch while it is used and the next one while it is decoded, and the buffers of its columns.
+    decoding = 2 * design.batch_rows * design.row_bytes + DECODERS
+    fixed = OWN_SIZE + algebra + WAITING * tables
+    each = tables + tile + decoding
+    if fixed + each > limit:
         terms = sorted(design.factors, key=lambda factor: -len(factor.levels))
         advice = (
             f" Widest term: {terms[0].name} ({len(terms[0].levels):,} levels). "
@@ -121,8 +144,14 @@ def check_memory(design: Design, threads: int, limit: int) -> int:
             else ""
         )
         raise StreamlrError(
-            f"the design has {k:,} columns and needs {format_size(hessian)} for its Hessian, "
-            f"{format_size(needed)} with the copies that threads and factorisation take, above --memory "
-            f"{format_size(limit)}.{advice}"
+            f"the design has {k:,} columns and needs {format_size(hessian)} for its Hessian. With the copies "
+            f"that sums and factorisation take ({format_size(algebra + (WAITING + 1) * tables)}), a thread "
+            f"that decodes ({format_size(tile + decoding)}) and the program itself ({format_size(OWN_SIZE)}) "
+            f"that makes {format_size(fixed + each)}, above --memory {format_size(limit)}.{advice}"
         )
-    return needed
+    affordable = min(threads, (limit - fixed) // each)
+    return MemoryPlan(
+        threads=affordable,
+        cache=limit - max(resident_bytes(), OWN_SIZE) - (fixed - OWN_SIZE) - affordable * each,
+        ceiling=int(limit * CEILING) - algebra,
+    )

@@ -21,6 +21,7 @@ from streamlr.errors import StreamlrError
 from streamlr.kernels.tile import Block
 from streamlr.newton import Evaluation, newton
 from streamlr.objective import Objective, blocks_of
+from streamlr.passes.leaves import Task
 from streamlr.passes.session import Session
 from streamlr.sources.base import Part, Source
 
@@ -82,8 +83,8 @@ def start_of(session: Session, design: Design, basis: Basis, profile: ProfileSum
     if not parts:
         return start
 
-    def runner(work: Callable[[Any], Any], merge: Callable[[Any, Any], Any]) -> Any:
-        return session.run(parts, design.columns, work, merge, "sample")
+    def runner(task: Task[Any], merge: Callable[[Any, Any], Any]) -> Any:
+        return session.run(parts, task, merge, "sample")
 
     sample = Objective(design, basis, runner, session.cache)
 

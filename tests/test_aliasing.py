@@ -444,7 +444,7 @@ def test_a_settled_basis_moves_no_row() -> None:
     part = WholeTable(pa.table(columns | {"g": g, "y": outcome(a)}))
     centre, scale = (np.array([f(x) for x in columns.values()]) for f in (np.mean, np.std))
     objective = Objective(
-        made, Basis.of(made.layout, centre, 1 / scale), lambda work, merge: work(part), None
+        made, Basis.of(made.layout, centre, 1 / scale), lambda work, merge: work([part]), None
     )
     start = rng.normal(size=made.layout.columns) * 0.5
     before = objective(start)

@@ -91,7 +91,7 @@ def test_a_row_on_the_wrong_side_disproves_separation() -> None:
     source = TableSource(pa.table({"y": Y, "x": X}))
 
     def runner(work: Any, merge: Any) -> Any:
-        return work(source.parts[0])
+        return work(source.parts)
 
     objective = Objective(model.design, model.basis, runner, None)
     evaluation = objective(np.zeros(2))

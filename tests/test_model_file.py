@@ -168,7 +168,6 @@ def test_models_are_what_their_names_say(models: Callable[[str], streamlr.Model]
     assert len(models("aliased").aliased) == 1
     assert len(models("aliased levels").aliased) == 1
     assert models("set aside").separation is not None
-    assert models("float32").design.single
     assert models("reduced").basis.reduced
     assert len(models("reduced").params) == 4
     assert models("unused levels").design.factors[0].unused == ("c",)

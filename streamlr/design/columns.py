@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamlr.errors import StreamlrError
+from streamlr.kernels.levels import recode
+from streamlr.kernels.tile import KIND_OF_TYPE
+
+# The stored type that holds every value of a type which is not stored itself; uint64 rounds as R would.
+WIDENED = {
+    "uint8": "int16",
+    "uint16": "int32",
+    "uint32": "int64",
+    "uint64": "float64",
+    "float16": "float32",
+}
 
 Level = str | bool | int | float
 
@@ -46,9 +58,11 @@ def why_unusable(kind: pa.DataType) -> str | None:
     return f"type {kind}"
 
 
-def fits_float32(kind: pa.DataType) -> bool:
-    """Whether every value of the type is a float32 exactly."""
-    return kind in (pa.float32(), pa.float16(), pa.int8(), pa.int16(), pa.uint8(), pa.uint16())
+def stored_width(kind: pa.DataType) -> int:
+    """Bytes of a value of a numeric column as it is read."""
+    if pa.types.is_boolean(kind):
+        return 1
+    return kind.bit_width // 8 if pa.types.is_integer(kind) or pa.types.is_floating(kind) else 8
 
 
 def numbers(array: pa.Array, column: str) -> NDArray[Any]:
@@ -56,22 +70,55 @@ def numbers(array: pa.Array, column: str) -> NDArray[Any]:
 
     Text is read as numbers, booleans as 0 and 1. Raises `StreamlrError` for text that is no number.
     """
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        array = array.dictionary_decode()
-        kind = array.type
-    if pa.types.is_boolean(kind):
-        array = array.cast(pa.uint8())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        try:
-            array = array.cast(pa.float64())
-        except pa.ArrowException as error:
-            raise StreamlrError(f"column '{column}' ({kind}) cannot be read as numbers: {error}") from error
+    array = _numeric(array, column)
     values = plain(array)
     if array.null_count:
         values = values.astype(np.float64 if values.dtype.kind in "iu" else values.dtype)
         values[plain(pc.is_null(array))] = np.nan
     return values
+
+
+def stored_numbers(array: pa.Array, column: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """A column as kernels read it, (n,) of one of `STORED_TYPES`, and which rows are missing (None: no row).
+
+    Nothing is copied unless the type has to change; what stands in a missing row is arbitrary. Raises as
+    `numbers` does.
+    """
+    array = _numeric(array, column)
+    values = plain(array)
+    if values.dtype not in KIND_OF_TYPE:
+        values = values.astype(WIDENED[values.dtype.name])
+    missing = plain(pc.is_null(array)) if array.null_count else None
+    if values.dtype.kind == "f" and has_nan(values):
+        nan = np.isnan(values)
+        missing = nan if missing is None else missing | nan
+    return values, missing
+
+
+def has_nan(values: NDArray[Any]) -> bool:
+    """Whether any value is NaN. A sum of squares is, then, and costs a fifth of looking at each."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isnan(np.dot(values, values)))
+
+
+def _numeric(array: pa.Array, column: str) -> pa.Array:
+    """The column with a type of plain numbers."""
+    kind = array.type
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        return array
+    if pa.types.is_dictionary(kind):
+        return _numeric(array.dictionary_decode(), column)
+    if pa.types.is_boolean(kind):
+        return array.cast(pa.uint8())
+    try:
+        return array.cast(pa.float64())
+    except pa.ArrowException as error:
+        raise StreamlrError(f"column '{column}' ({kind}) cannot be read as numbers: {error}") from error
+
+
+@cache
+def _numpy_type(kind: pa.DataType) -> np.dtype[Any]:
+    return np.dtype(kind.to_pandas_dtype())
 
 
 def plain(array: pa.Array) -> NDArray[Any]:
@@ -82,10 +129,10 @@ def plain(array: pa.Array) -> NDArray[Any]:
     if pa.types.is_boolean(array.type):
         return plain(array.cast(pa.uint8())).view(np.bool_)
     buffer = array.buffers()[1]
-    dtype = np.dtype(array.type.to_pandas_dtype())
+    dtype = _numpy_type(array.type)
     if buffer is None or len(array) == 0:
         return np.empty(0, dtype=dtype)
-    return np.frombuffer(buffer, dtype=dtype, count=array.offset + len(array))[array.offset :]
+    return np.frombuffer(buffer, dtype=dtype, count=len(array), offset=array.offset * dtype.itemsize)
 
 
 def coded(array: pa.Array) -> pa.DictionaryArray:
@@ -125,8 +172,8 @@ class Recoder:
         self._dictionary: pa.Array | None = None
         self._table = np.empty(0, dtype=np.int32)
 
-    def codes(self, array: pa.Array) -> NDArray[np.int32]:
-        """Own codes of every row, (n,) int32."""
+    def codes(self, array: pa.Array, out: NDArray[np.int32]) -> int:
+        """Write the own code of every row into `out` (n,); returns the least of them and zero."""
         codes = coded(array)
         if self._dictionary is None or not codes.dictionary.equals(self._dictionary):
             levels = (level_of(value) for value in codes.dictionary.to_pylist())
@@ -136,8 +183,14 @@ class Recoder:
             self._dictionary = codes.dictionary
         indices = codes.indices
         if indices.null_count:
-            indices = pc.fill_null(indices.cast(pa.int64()), len(codes.dictionary))
-        return self._table[plain(indices)]
+            indices = pc.fill_null(indices.cast(pa.int32()), len(codes.dictionary))
+        least: int = recode(kernel_indices(indices), self._table, out)
+        return least
+
+
+def kernel_indices(indices: pa.Array) -> NDArray[np.int32]:
+    """Dictionary indices as kernels read them, (n,) int32; no copy where they are that already."""
+    return plain(indices).astype(np.int32, copy=False)
 
 
 def sorted_levels(levels: Iterable[Level]) -> list[Level]:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from streamlr.design.columns import Level, find_level, sorted_levels
-from streamlr.design.design import Design, Factor, Term, number_of
+from streamlr.design.columns import Level, find_level, sorted_levels, stored_width
+from streamlr.design.design import Design, Factor, Number, Term
 from streamlr.design.profile import FIRST, MAXIMUM_LEVELS, MAXIMUM_OUTCOMES, SECOND, ProfileSums
 from streamlr.design.spec import Feature, Spec
 from streamlr.errors import SeparationError, StreamlrError, did_you_mean
@@ -220,7 +220,8 @@ def freeze(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Lev
     full_coding_left = not spec.intercept
     for feature in spec.features:
         if not feature.categorical:
-            terms.append(number_of(feature, spec.types[feature.column]))
+            width = stored_width(spec.types[feature.column])
+            terms.append(Number(feature.column, feature.name, feature.named, width))
             continue
         terms.append(_factor(spec, feature, profile, set_aside.get(feature.column, {}), full_coding_left))
         full_coding_left = False

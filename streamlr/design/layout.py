@@ -75,6 +75,11 @@ class Layout:
         total = int(self.widths.sum())
         return (total * total - int((self.widths**2).sum())) // 2
 
+    @property
+    def cells(self) -> int:
+        """Numbers in all tables of the Hessian."""
+        return self.padded**2 + (self.dense + 1) * self.factor_slots + self.pair_cells
+
     @cached_property
     def slot_of_column(self) -> NDArray[np.int64]:
         """(k,) the slot of every model column."""
@@ -108,13 +113,5 @@ class Layout:
 
     @property
     def tile_rows(self) -> int:
-        """Rows of a tile: the tile and its work arrays stay in a second-level cache of 1 MB."""
-        if self.padded <= 64:
-            return 1024
-        return 512 if self.padded <= 128 else 256
-
-    @property
-    def batch_rows(self) -> int:
-        """Rows decoded at once: about 16 MB of columns, so that a wide table streams in little memory."""
-        width = 8 * (self.numeric + 2) + 4 * len(self.levels)
-        return int(np.clip((1 << 24) // width // 1024 * 1024, 1024, 16_384))
+        """Rows of a tile: what the Gram kernel works on stays in a second-level cache of 1 MB."""
+        return 1024 if self.padded <= 64 else 512

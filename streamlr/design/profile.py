@@ -37,12 +37,23 @@ class ProfileTask:
     factors: tuple[str, ...]
     set_aside: Mapping[str, frozenset[Level]]
     batch_rows: int = 65_536
+    cells: int = 0
 
-    def __call__(self, part: Any) -> ProfileSums:
-        """The sums of one part."""
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """Columns best read as dictionary codes."""
+        return self.factors
+
+    def has(self, part: Any) -> bool:
+        """No: every row is read."""
+        return False
+
+    def __call__(self, parts: Sequence[Any]) -> ProfileSums:
+        """The sums of one leaf."""
         sums = ProfileSums()
-        for batch in part.read(self.columns, self.factors, self.batch_rows):
-            sums.add(batch, self)
+        for part in parts:
+            for batch in part.read(self.columns, self.coded, self.batch_rows):
+                sums.add(batch, self)
         sums.flush()
         return sums
 

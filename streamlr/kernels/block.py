@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.kernels.gram import add_factors, add_gradient, add_gram, weigh_tile
-from streamlr.kernels.jit import kernel
+from streamlr.kernels.gram import (
+    add_dense_gradient,
+    add_factor_gradient,
+    add_factors,
+    add_gram,
+    weigh_tile,
+)
+from streamlr.kernels.jit import kernel, use_widest_vectors
 from streamlr.kernels.logistic import probabilities, row_losses, total
 from streamlr.kernels.tile import (
-    Block,
     Conditioning,
     Floats,
+    Rows,
     add_linear_predictor,
     fill_outcomes,
     fill_tile,
@@ -54,12 +61,15 @@ class Scratch(NamedTuple):
 
 
 @kernel
-def add_block(block: Block, conditioning: Conditioning, coef, totals: Totals, scratch: Scratch):
-    """Add loss, gradient and Hessian at `coef` (slots,) of every row of a block to `totals`."""
-    n = block.success.size
+def add_block(
+    rows: Rows, conditioning: Conditioning, coef, with_hessian: bool, totals: Totals, scratch: Scratch
+):
+    """Add loss, gradient and, where wanted, Hessian at `coef` (slots,) of every row to `totals`."""
+    use_widest_vectors()
+    n = rows.success.size
     tile = scratch.tile
     length = tile.shape[1]
-    dense = block.numeric.shape[0] + conditioning.intercept
+    dense = rows.addresses.size + conditioning.intercept
     eta = scratch.work[0]
     success = scratch.work[1]
     failure = scratch.work[2]
@@ -71,12 +81,12 @@ def add_block(block: Block, conditioning: Conditioning, coef, totals: Totals, sc
     scalars = totals.scalars
     for first in range(0, n, length):
         count = min(length, n - first)
-        fill_tile(block, conditioning, first, count, tile, root)
-        fill_outcomes(block, first, count, success, failure)
+        fill_tile(rows, conditioning, first, count, tile, root)
+        fill_outcomes(rows, first, count, success, failure)
         scalars[SUCCESSES] += total(success, count)
         scalars[FAILURES] += total(failure, count)
-        start_eta(block.offset, 0.0, first, count, eta)
-        add_linear_predictor(block.codes, starts, coef, first, count, tile, eta)
+        start_eta(rows.offset, 0.0, first, count, eta)
+        add_linear_predictor(rows.codes, starts, coef, first, count, tile, eta)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, loss, slope, curvature
         )
@@ -86,14 +96,19 @@ def add_block(block: Block, conditioning: Conditioning, coef, totals: Totals, sc
             if success[i] + failure[i] > 0.0:
                 least = min(least, curvature[i])
         scalars[LEAST_CURVATURE] = least
-        add_gradient(tile, slope, block.codes, starts, first, count, dense, totals.gradient)
-        weigh_tile(tile, curvature, count, dense, root)
+        add_factor_gradient(slope, rows.codes, starts, first, count, totals.gradient)
+        if not with_hessian:
+            add_dense_gradient(tile, slope, count, dense, totals.gradient)
+            continue
+        for i in range(count):
+            root[i] = math.sqrt(curvature[i])
+        weigh_tile(tile, slope, root, count, dense, totals.gradient)
         add_gram(tile, count, dense, totals.gram)
         add_factors(
             tile,
             root,
             curvature,
-            block.codes,
+            rows.codes,
             starts,
             totals.widths,
             totals.pair_starts,
@@ -107,12 +122,13 @@ def add_block(block: Block, conditioning: Conditioning, coef, totals: Totals, sc
 
 
 @kernel
-def add_null(block: Block, coef, scalars, scratch: Scratch):
+def add_null(rows: Rows, coef, scalars, scratch: Scratch):
     """Add loss, slope and curvature of the null model, eta = coef + offset, to `scalars`.
 
     Without an offset these have a closed form, so this kernel is for designs that have one.
     """
-    n = block.success.size
+    use_widest_vectors()
+    n = rows.success.size
     length = scratch.tile.shape[1]
     eta = scratch.work[0]
     success = scratch.work[1]
@@ -122,8 +138,8 @@ def add_null(block: Block, coef, scalars, scratch: Scratch):
     curvature = scratch.work[5]
     for first in range(0, n, length):
         count = min(length, n - first)
-        fill_outcomes(block, first, count, success, failure)
-        start_eta(block.offset, coef, first, count, eta)
+        fill_outcomes(rows, first, count, success, failure)
+        start_eta(rows.offset, coef, first, count, eta)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, loss, slope, curvature
         )
@@ -133,16 +149,17 @@ def add_null(block: Block, coef, scalars, scratch: Scratch):
 
 
 @kernel
-def score_block(block: Block, conditioning: Conditioning, coef, scratch: Scratch, eta, probability):
+def score_block(rows: Rows, conditioning: Conditioning, coef, scratch: Scratch, eta, probability):
     """eta = x'coef + offset and probability = 1 / (1 + exp(-eta)) of every row of a block, each (n,)."""
+    use_widest_vectors()
     n = eta.size
     length = scratch.tile.shape[1]
     row_eta = scratch.work[0]
     for first in range(0, n, length):
         count = min(length, n - first)
-        fill_tile(block, conditioning, first, count, scratch.tile, scratch.work[6])
-        start_eta(block.offset, 0.0, first, count, row_eta)
-        add_linear_predictor(block.codes, conditioning.starts, coef, first, count, scratch.tile, row_eta)
+        fill_tile(rows, conditioning, first, count, scratch.tile, scratch.work[6])
+        start_eta(rows.offset, 0.0, first, count, row_eta)
+        add_linear_predictor(rows.codes, conditioning.starts, coef, first, count, scratch.tile, row_eta)
         probabilities(row_eta, count, scratch.exponent, scratch.exponent_bits, scratch.work[1])
         for i in range(count):
             eta[first + i] = row_eta[i]
@@ -151,7 +168,7 @@ def score_block(block: Block, conditioning: Conditioning, coef, scratch: Scratch
 
 @kernel
 def probe_block(
-    block: Block,
+    rows: Rows,
     conditioning: Conditioning,
     coef,
     curvature_coef,
@@ -168,10 +185,11 @@ def probe_block(
 
     The curvature is that of the loss at `curvature_coef`.
     """
-    n = block.success.size
+    use_widest_vectors()
+    n = rows.success.size
     tile = scratch.tile
     length = tile.shape[1]
-    dense = block.numeric.shape[0] + conditioning.intercept
+    dense = rows.addresses.size + conditioning.intercept
     eta = scratch.work[0]
     success = scratch.work[1]
     failure = scratch.work[2]
@@ -181,17 +199,17 @@ def probe_block(
     starts = conditioning.starts
     for first in range(0, n, length):
         count = min(length, n - first)
-        fill_tile(block, conditioning, first, count, tile, scratch.work[6])
-        fill_outcomes(block, first, count, success, failure)
-        start_eta(block.offset, 0.0, first, count, eta)
-        add_linear_predictor(block.codes, starts, curvature_coef, first, count, tile, eta)
+        fill_tile(rows, conditioning, first, count, tile, scratch.work[6])
+        fill_outcomes(rows, first, count, success, failure)
+        start_eta(rows.offset, 0.0, first, count, eta)
+        add_linear_predictor(rows.codes, starts, curvature_coef, first, count, tile, eta)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, weighted, slope, curvature
         )
         for m in range(coef.shape[0]):
             for i in range(count):
                 eta[i] = 0.0
-            add_linear_predictor(block.codes, starts, coef[m], first, count, tile, eta)
+            add_linear_predictor(rows.codes, starts, coef[m], first, count, tile, eta)
             most = extent[m]
             square = 0.0
             for i in range(count):
@@ -201,4 +219,5 @@ def probe_block(
                 square += weighted[i] * eta[i]
             extent[m] = most
             squares[m] += square
-            add_gradient(tile, weighted, block.codes, starts, first, count, dense, products[m])
+            add_dense_gradient(tile, weighted, count, dense, products[m])
+            add_factor_gradient(weighted, rows.codes, starts, first, count, products[m])

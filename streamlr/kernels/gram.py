@@ -7,20 +7,24 @@ that beats a BLAS `syrk`: 30 against 17 billion operations a second at 29 column
 
 from __future__ import annotations
 
-import math
-
-from streamlr.kernels.jit import kernel, summing_kernel
+from streamlr.kernels.jit import kernel, summing_kernel, use_widest_vectors
 from streamlr.kernels.logistic import dot
 
 ROWS = 4
 COLUMNS = 3
+PANEL = 96  # a multiple of both
 
 
 @kernel
-def add_gradient(tile, slope, codes, starts, first, count, dense, gradient):
-    """gradient[slot] += sum of slope * x: a dot product a dense column, a scatter a factor"""
+def add_dense_gradient(tile, slope, count, dense, gradient):
+    """gradient[j] += sum of slope * tile[j]"""
     for j in range(dense):
         gradient[j] += dot(tile[j], slope, count)
+
+
+@kernel
+def add_factor_gradient(slope, codes, starts, first, count, gradient):
+    """gradient[slot] += slope, the slot of the row's level of each factor"""
     for f in range(starts.size):
         none = starts[f] + 1
         levels = codes[f][first : first + count]
@@ -28,15 +32,21 @@ def add_gradient(tile, slope, codes, starts, first, count, dense, gradient):
             gradient[none + levels[i]] += slope[i]
 
 
-@kernel
-def weigh_tile(tile, curvature, count, dense, root):
-    """root = sqrt(curvature);  tile *= root"""
-    for i in range(count):
-        root[i] = math.sqrt(curvature[i])
+@summing_kernel
+def weigh_tile(tile, slope, root, count, dense, gradient):
+    """gradient[j] += sum of slope * tile[j];  tile[j] *= root
+
+    One loop for both, so that the tile is read once less: 4 ns a row instead of 7 at 29 columns.
+    """
+    use_widest_vectors()
     for j in range(dense):
         column = tile[j]
+        s = 0.0
         for i in range(count):
-            column[i] *= root[i]
+            x = column[i]
+            s += slope[i] * x
+            column[i] = x * root[i]
+        gradient[j] += s
 
 
 @summing_kernel
@@ -44,47 +54,50 @@ def add_gram(tile, count, dense, gram):
     """gram += tile tile' on and below the diagonal.
 
     `tile` and `gram` have as many columns as `dense` rounded up to a multiple of 4 and of 3; those added
-    are zero. Blocks that touch the diagonal also write a little above it, which nobody reads.
+    are zero. Blocks that touch the diagonal also write a little above it, which nobody reads. PANEL columns
+    at a time meet all others, so that of a wide tile only they have to stay in the second-level cache.
     """
-    for i in range(0, dense, ROWS):
-        a0 = tile[i]
-        a1 = tile[i + 1]
-        a2 = tile[i + 2]
-        a3 = tile[i + 3]
-        for j in range(0, min(i + ROWS, dense), COLUMNS):
-            b0 = tile[j]
-            b1 = tile[j + 1]
-            b2 = tile[j + 2]
-            s00 = s01 = s02 = s10 = s11 = s12 = 0.0
-            s20 = s21 = s22 = s30 = s31 = s32 = 0.0
-            for t in range(count):
-                y0 = b0[t]
-                y1 = b1[t]
-                y2 = b2[t]
-                s00 += a0[t] * y0
-                s01 += a0[t] * y1
-                s02 += a0[t] * y2
-                s10 += a1[t] * y0
-                s11 += a1[t] * y1
-                s12 += a1[t] * y2
-                s20 += a2[t] * y0
-                s21 += a2[t] * y1
-                s22 += a2[t] * y2
-                s30 += a3[t] * y0
-                s31 += a3[t] * y1
-                s32 += a3[t] * y2
-            gram[i, j] += s00
-            gram[i, j + 1] += s01
-            gram[i, j + 2] += s02
-            gram[i + 1, j] += s10
-            gram[i + 1, j + 1] += s11
-            gram[i + 1, j + 2] += s12
-            gram[i + 2, j] += s20
-            gram[i + 2, j + 1] += s21
-            gram[i + 2, j + 2] += s22
-            gram[i + 3, j] += s30
-            gram[i + 3, j + 1] += s31
-            gram[i + 3, j + 2] += s32
+    use_widest_vectors()
+    for panel in range(0, dense, PANEL):
+        for i in range(panel, dense, ROWS):
+            a0 = tile[i]
+            a1 = tile[i + 1]
+            a2 = tile[i + 2]
+            a3 = tile[i + 3]
+            for j in range(panel, min(i + ROWS, panel + PANEL, dense), COLUMNS):
+                b0 = tile[j]
+                b1 = tile[j + 1]
+                b2 = tile[j + 2]
+                s00 = s01 = s02 = s10 = s11 = s12 = 0.0
+                s20 = s21 = s22 = s30 = s31 = s32 = 0.0
+                for t in range(count):
+                    y0 = b0[t]
+                    y1 = b1[t]
+                    y2 = b2[t]
+                    s00 += a0[t] * y0
+                    s01 += a0[t] * y1
+                    s02 += a0[t] * y2
+                    s10 += a1[t] * y0
+                    s11 += a1[t] * y1
+                    s12 += a1[t] * y2
+                    s20 += a2[t] * y0
+                    s21 += a2[t] * y1
+                    s22 += a2[t] * y2
+                    s30 += a3[t] * y0
+                    s31 += a3[t] * y1
+                    s32 += a3[t] * y2
+                gram[i, j] += s00
+                gram[i, j + 1] += s01
+                gram[i, j + 2] += s02
+                gram[i + 1, j] += s10
+                gram[i + 1, j + 1] += s11
+                gram[i + 1, j + 2] += s12
+                gram[i + 2, j] += s20
+                gram[i + 2, j + 1] += s21
+                gram[i + 2, j + 2] += s22
+                gram[i + 3, j] += s30
+                gram[i + 3, j + 1] += s31
+                gram[i + 3, j + 2] += s32
 
 
 @kernel

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.kernels.jit import kernel, summing_kernel
+from streamlr.kernels.jit import kernel, summing_kernel, use_widest_vectors
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +44,7 @@ def exp_of_negative(count, scratch, bits):
     formed as two factors in rows 1 and 2, because 2**-1022 is the smallest that a normal double holds.
     `scratch` is (4, n) float64, `bits` the same memory seen as int64.
     """
+    use_widest_vectors()
     for i in range(count):
         a = min(scratch[0, i], UNDERFLOW)
         n = (a * LOG2_E + ROUND_TO_INTEGER) - ROUND_TO_INTEGER
@@ -80,6 +81,7 @@ def log1p_of_unit(x, count, out):
     log(1 + x) = 2 atanh(s),  s = x / (2 + x) in [0, 1/3];  atanh(s) / s is a polynomial in s**2, the
     Chebyshev fit of degree 11 on [0, 1/9] (relative error 4e-20).
     """
+    use_widest_vectors()
     for i in range(count):
         s = x[i] / (2.0 + x[i])
         z = s * s
@@ -109,6 +111,7 @@ def row_losses(eta, success, failure, count, scratch, bits, loss, slope, curvatu
     the other. p and q = 1 - p are each computed without subtracting from one, so both tails keep full
     relative precision. `scratch` is (4, n) float64, `bits` the same memory seen as int64.
     """
+    use_widest_vectors()
     for i in range(count):
         scratch[0, i] = abs(eta[i])
     exp_of_negative(count, scratch, bits)
@@ -133,6 +136,7 @@ def probabilities(eta, count, scratch, bits, out):
 
     `scratch` is (4, n) float64, `bits` the same memory seen as int64.
     """
+    use_widest_vectors()
     for i in range(count):
         scratch[0, i] = abs(eta[i])
     exp_of_negative(count, scratch, bits)
@@ -145,6 +149,7 @@ def probabilities(eta, count, scratch, bits, out):
 @summing_kernel
 def total(values, count):
     """sum of values[:count]"""
+    use_widest_vectors()
     s = 0.0
     for i in range(count):
         s += values[i]
@@ -154,6 +159,7 @@ def total(values, count):
 @summing_kernel
 def dot(a, b, count):
     """sum over i < count of a[i] b[i]"""
+    use_widest_vectors()
     s = 0.0
     for i in range(count):
         s += a[i] * b[i]

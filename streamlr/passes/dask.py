@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from streamlr.passes.leaves import Task
 from streamlr.sources.dask import PartitionPart
 from streamlr.sources.memory import TablePart, table_of
 
@@ -13,18 +14,17 @@ Result = TypeVar("Result")
 
 def run_dask(
     parts: Sequence[PartitionPart],
-    columns: Sequence[str],
-    work: Callable[[Any], Result],
+    task: Task[Result],
     merge: Callable[[Result, Result], Result],
 ) -> Result:
     """Work on every partition where dask puts it and merge the results two by two."""
     import dask
 
     def on_frame(frame: Any) -> Result:
-        return work(TablePart(table_of(frame)))
+        return task([TablePart(table_of(frame))])
 
     leaf, join = dask.delayed(on_frame), dask.delayed(merge)
-    level = [leaf(part.delayed(columns)) for part in parts]
+    level = [leaf(part.delayed(task.columns)) for part in parts]
     while len(level) > 1:
         pairs = [join(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         level = pairs + ([level[-1]] if len(level) % 2 else [])

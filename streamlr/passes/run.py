@@ -1,6 +1,6 @@
-"""Threads over parts, and the one tree that merges what they return.
+"""Threads over leaves, and the one tree that merges what they return.
 
-Part numbers alone decide who is merged with whom, so the sums are the same to the last bit for any number of
+Leaf numbers alone decide who is merged with whom, so the sums are the same to the last bit for any number of
 threads and any order in which they finish.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
+from streamlr.passes.leaves import Feed, Task, leaves_of
 from streamlr.sources.base import Part
 
 Result = TypeVar("Result")
@@ -50,32 +51,31 @@ class MergeTree(Generic[Result]):
 
 def run_threads(
     parts: Sequence[Part],
-    work: Callable[[Part], Result],
+    task: Task[Result],
     merge: Callable[[Result, Result], Result],
     *,
     threads: int,
     done: Callable[[int], None] | None = None,
 ) -> Result:
-    """Work on every part and merge the results. `done` is called with the index of each part finished.
+    """Work on every leaf of the parts and merge the results. `done` is told the rows of each leaf finished.
 
-    An error or an interrupt stops the other threads after the part at hand and is raised here.
+    An error or an interrupt stops the other threads after the leaf at hand and is raised here.
     """
-    tree: MergeTree[Result] = MergeTree(len(parts), merge)
-    indices = iter(range(len(parts)))
-    lock = threading.Lock()
+    leaves = leaves_of(parts, task)
+    tree: MergeTree[Result] = MergeTree(len(leaves), merge)
+    count = min(threads, len(leaves))
+    feed = Feed(leaves, task, parallel=threads > 1)
     stop = threading.Event()
 
     def worker() -> None:
         while not stop.is_set():
-            with lock:
-                index = next(indices, None)
-            if index is None:
+            leaf = feed.next()
+            if leaf is None:
                 return
-            tree.add(index, work(parts[index]))
+            tree.add(leaf.number, task(leaf.parts))
             if done is not None:
-                done(index)
+                done(leaf.rows)
 
-    count = min(threads, len(parts))
     if count == 1:
         worker()
         return tree.root()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from streamlr.events import Listener, Progress, Remark
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.leaves import Task
 from streamlr.passes.run import run_threads
 from streamlr.sources.base import Part, Source
 
@@ -35,39 +36,29 @@ class Session:
         return type(self.source).__module__ == "streamlr.sources.dask"
 
     def run(
-        self,
-        parts: Sequence[Part],
-        columns: Sequence[str],
-        work: Callable[[Any], Result],
-        merge: Callable[[Result, Result], Result],
-        phase: str,
+        self, parts: Sequence[Part], task: Task[Result], merge: Callable[[Result, Result], Result], phase: str
     ) -> Result:
         """Work over `parts` on threads, or on dask's scheduler for a dask DataFrame."""
         if self.on_dask:
             from streamlr.passes.dask import run_dask
 
-            return run_dask(parts, columns, work, merge)  # type: ignore[arg-type]
+            return run_dask(parts, task, merge)  # type: ignore[arg-type]
         begun = time.perf_counter()
         total = sum(part.rows or 0 for part in parts) if self.source.rows is not None else None
         rows_done = 0
 
-        def done(index: int) -> None:
+        def done(rows: int) -> None:
             nonlocal rows_done
-            rows_done += parts[index].rows or 0
+            rows_done += rows
             self.emit(Progress(phase, self.passes, rows_done, total, time.perf_counter() - begun))
 
-        return run_threads(parts, work, merge, threads=self.threads, done=done)
+        return run_threads(parts, task, merge, threads=self.threads, done=done)
 
-    def run_pass(
-        self,
-        columns: Sequence[str],
-        work: Callable[[Any], Result],
-        merge: Callable[[Result, Result], Result],
-    ) -> Result:
+    def run_pass(self, task: Task[Result], merge: Callable[[Result, Result], Result]) -> Result:
         """Work over all parts; counted and timed as a pass over the data."""
         self.passes += 1
         begun = time.perf_counter()
-        result = self.run(self.source.parts, columns, work, merge, "pass")
+        result = self.run(self.source.parts, task, merge, "pass")
         self.pass_seconds = time.perf_counter() - begun
         return result
 

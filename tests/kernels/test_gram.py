@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 
 from streamlr.design.layout import Layout
-from streamlr.kernels.gram import add_factors, add_gradient, add_gram, weigh_tile
+from streamlr.kernels.gram import (
+    add_dense_gradient,
+    add_factor_gradient,
+    add_factors,
+    add_gram,
+    weigh_tile,
+)
 
-DENSE = [*range(14), 29, 65, 130]
+DENSE = [*range(14), 29, 65, 95, 96, 97, 130, 200]
 LEVELS = [(), (1,), (5,), (1, 2), (3, 1, 7), (2, 4, 3, 6)]
 
 
@@ -83,23 +89,27 @@ def test_gradient_is_the_design_times_the_slopes(
         want[:dense] += slope[i] * tile[:dense, i]
         for f, start in enumerate(layout.starts):
             want[start + 1 + codes[f, first + i]] += slope[i]
-    add_gradient(tile, slope, codes, layout.starts, first, count, dense, gradient)
+    add_dense_gradient(tile, slope, count, dense, gradient)
+    add_factor_gradient(slope, codes, layout.starts, first, count, gradient)
     np.testing.assert_array_equal(gradient, want)
 
 
-def test_weighing_multiplies_by_the_root_of_the_curvature() -> None:
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_weighing_adds_the_gradient_of_what_it_multiplies(count: int) -> None:
     rng = np.random.default_rng(2)
     tile = whole(rng, 6, 50)
     before = tile.copy()
-    root = np.full(50, np.nan)
-    # Squares of whole numbers and of powers of two have exact roots; 0 is a row of weight zero.
-    curvature = np.square(np.r_[0.0, 2.0**-511, 2.0**500, rng.integers(1, 9, 47)])
-    weigh_tile(tile, curvature, 40, 5, root)
-    np.testing.assert_array_equal(root[:40], np.sqrt(curvature[:40]))
-    np.testing.assert_array_equal(tile[:5, :40], before[:5, :40] * root[:40])
-    np.testing.assert_array_equal(tile[:, 40:], before[:, 40:])
+    slope, root = np.full(50, np.nan), np.full(50, np.nan)
+    slope[:count] = whole(rng, count)
+    root[:count] = rng.integers(0, 5, count)
+    gradient = whole(rng, 6)
+    want = gradient.copy()
+    want[:5] += before[:5, :count] @ slope[:count]
+    weigh_tile(tile, slope, root, count, 5, gradient)
+    np.testing.assert_array_equal(gradient, want)
+    np.testing.assert_array_equal(tile[:5, :count], before[:5, :count] * root[:count])
+    np.testing.assert_array_equal(tile[:, count:], before[:, count:])
     np.testing.assert_array_equal(tile[5], before[5])
-    assert np.isnan(root[40:]).all()
 
 
 @pytest.mark.parametrize("dense", [0, 1, 4, 13])

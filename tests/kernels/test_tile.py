@@ -6,12 +6,15 @@ exact. Cells behind the rows asked for hold a mark that has to stay.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import naive
 import numpy as np
 import pytest
 
 from streamlr.design.layout import Layout
 from streamlr.kernels.tile import (
+    STORED_TYPES,
     Block,
     Conditioning,
     add_linear_predictor,
@@ -74,7 +77,7 @@ def conditioning_of(layout: Layout, reduced: tuple[int, ...] = ()) -> Conditioni
 
 def filled(block: Block, conditioning: Conditioning, layout: Layout, first: int, count: int) -> np.ndarray:
     tile = np.full((layout.padded, ROWS + 3), MARK)
-    fill_tile(block, conditioning, first, count, tile, np.full(ROWS + 3, np.nan))
+    fill_tile(block.rows, conditioning, first, count, tile, np.full(ROWS + 3, np.nan))
     assert np.all(tile[layout.dense :] == MARK)
     assert np.all(tile[:, count:] == MARK)
     return tile[: layout.dense, :count]
@@ -104,6 +107,22 @@ def test_reduced_columns_lose_what_earlier_ones_say(
     np.testing.assert_array_equal(filled(block, conditioning, layout, 7, 30), want)
 
 
+@pytest.mark.parametrize("dtype", STORED_TYPES)
+def test_columns_of_every_stored_type_are_read_where_they_lie(dtype: str) -> None:
+    """Slices that begin inside a larger array, one of each type in one block, and both ends of the type."""
+    layout = layout_of(2, (), 0)
+    floats = dtype.startswith("float")
+    ends = [-1.5, 2.0**20 + 0.25] if floats else [np.iinfo(dtype).min, np.iinfo(dtype).max]
+    whole = np.array([99, *ends, 3, 5, 99], dtype=dtype)
+    other = np.arange(4, dtype=np.float64)
+    block = Block((whole[1:5], other), np.empty((0, 4), np.int32), np.zeros(4), NOTHING, NOTHING, NOTHING)
+    conditioning = Conditioning(
+        0, np.zeros(2), np.ones(2), layout.starts, np.empty(0, np.int64), np.empty((0, 2)), NOTHING
+    )
+    want = [whole[1:5].astype(np.float64)[1:], other[1:]]
+    np.testing.assert_array_equal(filled(block, conditioning, layout, 1, 3), want)
+
+
 def test_single_precision_is_widened_before_it_is_centred() -> None:
     layout = layout_of(1, (), 0)
     values = np.array([[16777216.0, 16777218.0]], dtype=np.float32)
@@ -124,7 +143,7 @@ def test_the_linear_predictor(
     layout = layout_of(numeric, levels, intercept)
     block, conditioning = block_of(layout), conditioning_of(layout)
     if not offset:
-        block = block._replace(offset=NOTHING)
+        block = replace(block, offset=NOTHING)
     coef = quarters(np.random.default_rng(4), layout.slots)
     X = naive.design_matrix(block, conditioning, layout.slots)[first : first + count]
     tile = np.full((layout.padded, ROWS + 3), np.nan)
@@ -156,7 +175,7 @@ def test_outcomes_are_weighted_successes_and_failures(
 ) -> None:
     block = block_of(layout_of(1, (), 1), trials=trials, weight=weight)
     got = np.full((2, ROWS + 3), MARK)
-    fill_outcomes(block, first, count, got[0], got[1])
+    fill_outcomes(block.rows, first, count, got[0], got[1])
     for row, want in zip(got, naive.outcomes(block), strict=True):
         np.testing.assert_array_equal(row[:count], want[first : first + count])
     assert np.all(got[:, count:] == MARK)

@@ -59,46 +59,66 @@ def resident(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return bytes_now
 
 
-def test_a_part_kept_comes_back(resident: list[int]) -> None:
-    cache = BlockCache(1000, 100)
-    assert cache.get(7) is None
-    tally = Tally()
-    cache.keep(7, [BLOCK], tally)
-    blocks, counted = cache.get(7) or ([], None)
-    assert blocks[0] is BLOCK
-    assert counted is tally
-    assert cache.get(8) is None
+def kept(cache: BlockCache, part: object) -> Block | None:
+    """Offer BLOCK as the only block of a part; what the cache has of it afterwards."""
+    keeping = cache.begin(part)
+    if keeping is not None:
+        keeping.add(BLOCK)
+        keeping.finish(Tally())
+    found = cache.get(part)
+    return found.blocks[0] if found is not None else None
 
 
-def test_the_budget_less_headroom_is_the_limit(resident: list[int]) -> None:
-    cache = BlockCache(1000, 100)
-    resident[0] = 900
-    assert cache.accepts()
-    resident[0] = 901
-    assert not cache.accepts()
-    cache.keep(1, [BLOCK], Tally())
-    assert cache.get(1) is None
+SIZE = 2 * 64  # BLOCK's numbers and its outcomes, each a cache line
+
+
+def test_a_part_kept_comes_back_as_a_copy(resident: list[int]) -> None:
+    cache, part, other = BlockCache(1000, 10_000), CountedPart(), CountedPart()
+    assert cache.get(part) is None
+    block = kept(cache, part)
+    assert block is not None
+    np.testing.assert_array_equal(block.numeric, BLOCK.numeric)
+    np.testing.assert_array_equal(block.success, BLOCK.success)
+    assert not np.shares_memory(block.success, BLOCK.success)
+    assert (block.codes.shape, block.codes.dtype) == ((0, 2), np.int32)
+    assert cache.get(other) is None
+
+
+def test_the_capacity_is_the_limit(resident: list[int]) -> None:
+    cache, parts = BlockCache(2 * SIZE, 10_000), [CountedPart() for _ in range(3)]
+    assert [kept(cache, part) is not None for part in parts] == [True, True, False]
+
+
+def test_the_size_of_the_process_is_a_limit_too(resident: list[int]) -> None:
+    cache, parts = BlockCache(10**6, 1000), [CountedPart() for _ in range(3)]
+    assert kept(cache, parts[0]) is not None
+    resident[0] = 1000 - SIZE
+    assert kept(cache, parts[1]) is not None
+    resident[0] += 1
+    assert kept(cache, parts[2]) is None
 
 
 def test_a_full_cache_stays_full_and_keeps_what_it_has(resident: list[int]) -> None:
-    cache = BlockCache(1000, 100)
-    cache.keep(1, [BLOCK], Tally())
+    cache, parts = BlockCache(10**6, 1000), [CountedPart() for _ in range(3)]
+    kept(cache, parts[0])
     resident[0] = 5000
-    cache.keep(2, [BLOCK], Tally())
+    kept(cache, parts[1])
     resident[0] = 100
-    assert not cache.accepts()
-    cache.keep(3, [BLOCK], Tally())
-    assert [cache.get(part) is not None for part in (1, 2, 3)] == [True, False, False]
+    assert cache.begin(parts[2]) is None
+    assert [cache.get(part) is not None for part in parts] == [True, False, False]
 
 
 def read_all(part: CountedPart, cache: BlockCache | None) -> tuple[list[list[np.ndarray]], Tally]:
-    """Copies of what a pass sees, since a block may be overwritten by the next."""
+    """Copies of what a pass sees."""
     tally = Tally()
-    return [[np.array(array) for array in block] for block in blocks_of(DESIGN, part, tally, cache)], tally
+    return [
+        [np.array(array) for array in (*block.numeric, *block.rows[2:])]
+        for block in blocks_of(DESIGN, part, tally, cache)
+    ], tally
 
 
 def test_a_kept_part_is_read_once_and_gives_the_same_blocks_and_counts(resident: list[int]) -> None:
-    uncached, part, cache = CountedPart(), CountedPart(), BlockCache(1000, 100)
+    uncached, part, cache = CountedPart(), CountedPart(), BlockCache(10_000, 10**6)
     for _ in range(3):
         want, want_tally = read_all(uncached, None)
         got, tally = read_all(part, cache)
@@ -111,12 +131,19 @@ def test_a_kept_part_is_read_once_and_gives_the_same_blocks_and_counts(resident:
     assert (uncached.reads, part.reads) == (3, 1)
 
 
+def test_a_part_with_room_for_half_of_it_is_not_kept(resident: list[int]) -> None:
+    part, cache = CountedPart(), BlockCache(5 * 64, 10**6)
+    want = read_all(part, None)[0]
+    assert [len(block) for block in read_all(part, cache)[0]] == [len(block) for block in want]
+    assert cache.get(part) is None
+
+
 def test_a_part_left_half_way_is_not_kept(resident: list[int]) -> None:
-    part, cache = CountedPart(), BlockCache(1000, 100)
+    part, cache = CountedPart(), BlockCache(10_000, 10**6)
     half = blocks_of(DESIGN, part, Tally(), cache)
     next(half)
     half.close()
-    assert cache.get(id(part)) is None
+    assert cache.get(part) is None
     assert len(read_all(part, cache)[0]) == 3
 
 
@@ -126,9 +153,14 @@ def test_the_answer_is_the_same_to_the_last_bit_without_a_cache(
     # Twelve parts, so that some are kept and some are not in the third fit.
     monkeypatch.setattr("streamlr.sources.memory.PART_ROWS", 50)
     fits = [streamlr.fit(flights_like, target="late")]
-    for kept in (0, 5):
-        room = iter([True] * kept)
-        monkeypatch.setattr(BlockCache, "accepts", lambda self, room=room: next(room, False))
+    begin = BlockCache.begin
+    for count in (0, 5):
+        room = iter([True] * count)
+        monkeypatch.setattr(
+            BlockCache,
+            "begin",
+            lambda self, part, room=room: begin(self, part) if next(room, False) else None,
+        )
         fits.append(streamlr.fit(flights_like, target="late"))
     for other in fits[1:]:
         np.testing.assert_array_equal(other.params, fits[0].params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import permutations
 
 import naive
@@ -140,7 +141,9 @@ def test_two_halves_are_the_whole() -> None:
     whole = sums_of(layout, block, coef)
     halves = []
     for rows in (slice(0, 1100), slice(1100, 2500)):
-        numeric, codes = (np.ascontiguousarray(array[:, rows]) for array in (block.numeric, block.codes))
+        numeric, codes = (
+            np.ascontiguousarray(np.array(array)[:, rows]) for array in (block.numeric, block.codes)
+        )
         half = Block(numeric, codes, block.success[rows], NOTHING, block.weight[rows], NOTHING)
         halves.append(sums_of(layout, half, coef))
     merged = halves[0].merge(halves[1])
@@ -178,6 +181,6 @@ def test_later_passes_look_for_no_ranges() -> None:
 def test_rows_of_weight_zero_bound_no_curvature() -> None:
     layout = Layout((-1, 0), 1, ())
     block = block_of(1, (), 3)
-    block = block._replace(numeric=np.array([[0.0, 50.0, 1.0]]), weight=np.array([1.0, 0.0, 2.0]))
+    block = replace(block, numeric=np.array([[0.0, 50.0, 1.0]]), weight=np.array([1.0, 0.0, 2.0]))
     sums = sums_of(layout, block, np.array([0.0, 1.0]))
     assert sums.least_curvature == 0.25

@@ -334,9 +334,18 @@ def test_what_goes_to_workers_can_be_pickled(
         sent += 1
         return cloudpickle.loads(cloudpickle.dumps(value))
 
-    def run_far_away(parts: Any, columns: Any, work: Any, merge: Any) -> Any:
-        work = travelled(work)
-        return run(parts, columns, lambda part: travelled(work(part)), merge)
+    class Travelled:
+        """A task that comes from afar and sends its results back."""
+
+        def __init__(self, task: Any) -> None:
+            self.task = travelled(task)
+            self.columns = self.task.columns
+
+        def __call__(self, parts: Any) -> Any:
+            return travelled(self.task(parts))
+
+    def run_far_away(parts: Any, task: Any, merge: Any) -> Any:
+        return run(parts, Travelled(task), merge)
 
     monkeypatch.setattr(dask_passes, "run_dask", run_far_away)
     with dask.config.set(scheduler="synchronous"):

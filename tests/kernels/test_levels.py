@@ -1,0 +1,35 @@
+"""Codes and counts of levels against loops over rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamlr.kernels.levels import count_levels, recode
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1000])
+def test_recoding_looks_every_index_up_and_tells_the_least(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    table = np.array([3, -1, 0, -5, 7], dtype=np.int32)
+    indices = rng.integers(0, 5, rows).astype(np.int32)
+    out = np.full(rows, 99, dtype=np.int32)
+    least = recode(indices, table, out)
+    assert out.tolist() == [table[i] for i in indices]
+    assert least == min([0, *out.tolist()])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_counting_adds_ones_and_weights_by_outcome(weighted: bool) -> None:
+    rng = np.random.default_rng(3)
+    indices = rng.integers(0, 4, 500).astype(np.int32)
+    outcome = rng.integers(0, 4, 500).astype(np.int8)
+    weight = rng.integers(0, 5, 500).astype(np.float64) if weighted else np.empty(0)
+    table = rng.integers(0, 9, (4, 4)).astype(np.float64)
+    want = table.copy()
+    for row in range(500):
+        if outcome[row] > 0:
+            want[indices[row], 0] += 1
+            want[indices[row], outcome[row]] += weight[row] if weighted else 1
+    count_levels(indices, outcome, weight, table)
+    np.testing.assert_array_equal(table, want)
