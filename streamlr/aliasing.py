@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from streamlr.linear_algebra import cholesky, inverse_of_lower
 from streamlr.newton import Evaluation
@@ -119,8 +120,6 @@ def nominate(hessian: Floats, skip: list[int]) -> tuple[list[Nomination], NDArra
         small[skip] = False
         if not small.any():
             return [], np.arange(k)
-    from scipy.linalg import solve_triangular  # here, because it costs a quarter of a second to import
-
     nominations = []
     kept: list[int] = []
     lower = np.zeros((k, k))

@@ -1,8 +1,7 @@
-"""Factors of positive definite matrices: LAPACK, through NumPy for narrow designs and SciPy for wide ones.
+"""Factors of positive definite matrices, by LAPACK.
 
-NumPy has no triangular inverse, so its general one does three times the work; that is nothing at a hundred
-columns, where importing `scipy.linalg` would cost a quarter of a second, and minutes at five thousand. Which
-one serves is a function of the width alone.
+`scipy.linalg` is imported here and not where it is used, so that its BLAS is loaded, and can be held to one
+thread, before a fit begins. It costs nothing: numba imports it too.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 Floats = NDArray[np.float64]
-
-WIDE = 256
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ def cholesky(matrix: Floats) -> Floats | None:
 
 def inverse_of_lower(lower: Floats) -> Floats:
     """(k, k) inverse of a lower triangular matrix."""
-    if len(lower) <= WIDE:
-        return np.tril(np.linalg.inv(lower))
-    from scipy.linalg import lapack
-
+    if not len(lower):
+        return lower
     inverse, _ = lapack.dtrtri(lower, lower=1)
     return np.tril(inverse)

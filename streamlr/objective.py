@@ -28,6 +28,13 @@ LONGEST_NULL_STEP = 4.0
 Runner = Callable[[Task[Result], Callable[[Result, Result], Result]], Result]
 
 
+def first_rows(design: Design, part: Any, rows: int) -> Block | None:
+    """The used ones of the first `rows` rows of a part; None where it has no rows."""
+    for batch in part.read(design.columns, design.coded_columns, rows):
+        return Encoder(design).encode(batch, Tally())
+    return None
+
+
 def blocks_of(design: Design, part: Any, tally: Tally, cache: BlockCache | None) -> Iterator[Block]:
     """The encoded blocks of a part, from the cache where they were kept; rows are counted in `tally`.
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Tally
+from streamlr.design.design import Design
 from streamlr.design.freeze import conditioning_of
 from streamlr.design.profile import ProfileSums
 from streamlr.errors import StreamlrError
 from streamlr.kernels.tile import Block
 from streamlr.newton import Evaluation, newton
-from streamlr.objective import Objective, blocks_of
+from streamlr.objective import Objective, first_rows
 from streamlr.passes.leaves import Task
 from streamlr.passes.session import Session
 from streamlr.sources.base import Part, Source
@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 
 # Parts whose first rows centre and scale are learned from.
 CONDITIONING_PARTS = 4
+CONDITIONING_ROWS = 16_384
 # Variances are squares of scales; beyond this they leave the range of doubles.
 LARGEST_SCALE = 1e150
 # Larger data take their start from a twentieth of their rows, within bounds.
@@ -44,11 +45,9 @@ ITERATIONS = 12
 
 def conditioned_basis(session: Session, design: Design) -> Basis:
     """Centre and scale from a few parts spread over the data."""
-    blocks: list[Block] = []
-    for part in _spread(session.source.parts, CONDITIONING_PARTS):
-        for block in blocks_of(design, part, Tally(), None):
-            blocks.append(block)
-            break
+    looked_at = _spread(session.source.parts, CONDITIONING_PARTS)
+    found = [first_rows(design, part, CONDITIONING_ROWS) for part in looked_at]
+    blocks = [block for block in found if block is not None]
     _remark_on_identifiers(session, design, blocks)
     centre, scale = conditioning_of(blocks, design.layout.numeric)
     for number, factor in zip(design.numbers, scale, strict=True):

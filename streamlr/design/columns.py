@@ -181,16 +181,18 @@ class Recoder:
             # The last entry is where null rows point.
             self._table = np.array([*own, self._missing], dtype=np.int32)
             self._dictionary = codes.dictionary
-        indices = codes.indices
-        if indices.null_count:
-            indices = pc.fill_null(indices.cast(pa.int32()), len(codes.dictionary))
-        least: int = recode(kernel_indices(indices), self._table, out)
+        least: int = recode(entries_of(codes, len(codes.dictionary)), self._table, out)
         return least
 
 
-def kernel_indices(indices: pa.Array) -> NDArray[np.int32]:
-    """Dictionary indices as kernels read them, (n,) int32; no copy where they are that already."""
-    return plain(indices).astype(np.int32, copy=False)
+def entries_of(codes: pa.DictionaryArray, of_null: int = 0) -> NDArray[np.int32]:
+    """(n,) int32 dictionary entries of all rows, `of_null` where there is none; no copy where none is needed.
+
+    `pyarrow.compute.fill_null` would do, but imports pandas.
+    """
+    indices = codes.indices
+    entries = plain(indices).astype(np.int32, copy=False)
+    return np.where(plain(pc.is_null(indices)), np.int32(of_null), entries) if indices.null_count else entries
 
 
 def sorted_levels(levels: Iterable[Level]) -> list[Level]:

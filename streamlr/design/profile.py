@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from streamlr.design.columns import Level, coded, level_of, numbers, plain
+from streamlr.design.columns import Level, coded, entries_of, has_nan, level_of, numbers, plain
 from streamlr.design.spec import Spec
+from streamlr.kernels.levels import count_levels
 
 # A factor beyond this is given up with advice; a dense Hessian of this many columns would need 80 GB.
 MAXIMUM_LEVELS = 100_000
@@ -68,39 +69,32 @@ class LevelCounts:
     passed_over: set[Level] = field(default_factory=set)  # levels of rows that are not used
 
     def add(
-        self, codes: pa.DictionaryArray, keep: NDArray[np.bool_], outcomes: list[NDArray[np.float64]]
+        self, codes: pa.DictionaryArray, unused: NDArray[np.bool_] | None, amounts: NDArray[np.float64]
     ) -> None:
-        """Count the rows kept; `outcomes` are what each adds to the first columns of the table."""
+        """Add the `amounts` (3, n) of each row to the first columns of its level; zeros where `unused`."""
         if self.counts is None:
             return
         if self.dictionary is None or not codes.dictionary.equals(self.dictionary):
             self.flush()
             self.dictionary = codes.dictionary
             self.table = np.zeros((len(codes.dictionary), 4))
-        indices = codes.indices
-        if indices.null_count:
-            indices = pc.fill_null(indices, 0)  # such rows are never kept
-        entries = plain(indices)
-        used = entries[keep]
-        if used.size < entries.size and len(self.passed_over) <= MAXIMUM_LEVELS:
-            others = np.unique(entries[~keep & plain(codes.is_valid())])
-            self.passed_over.update(
-                level
-                for level in map(level_of, self.dictionary.take(pa.array(others)).to_pylist())
-                if level is not None
-            )
         assert self.table is not None
-        for column, weights in enumerate(outcomes):
-            if used.size:
-                self.table[:, column] += np.bincount(used, weights=weights, minlength=len(self.table))
+        entries = entries_of(codes)
+        if len(self.table):
+            count_levels(entries, amounts, self.table)
+        if unused is not None and len(self.passed_over) <= MAXIMUM_LEVELS:
+            others = np.unique(entries[unused & plain(codes.is_valid())])
+            values = self.dictionary.to_pylist()
+            levels = (level_of(values[entry]) for entry in others)
+            self.passed_over.update(level for level in levels if level is not None)
 
     def flush(self) -> None:
         """Move the counts of the dictionary at hand to the levels that its entries stand for."""
         if self.table is None or self.dictionary is None or self.counts is None:
             return
-        used = np.flatnonzero(self.table[:, ROWS])
-        for entry, value in zip(used, self.dictionary.take(pa.array(used)).to_pylist(), strict=True):
-            level = level_of(value)
+        values = self.dictionary.to_pylist()
+        for entry in np.flatnonzero(self.table[:, ROWS]):
+            level = level_of(values[entry])
             if level is not None:
                 known = self.counts.get(level)
                 self.counts[level] = self.table[entry] + (0.0 if known is None else known)
@@ -148,43 +142,49 @@ class ProfileSums:
         self.rows_read += n
         values: dict[str, NDArray[Any]] = {}
         codes: dict[str, pa.DictionaryArray] = {}
-        missing: dict[str, NDArray[np.bool_]] = {}
+        unused: NDArray[np.bool_] | None = None
         for name, array in zip(task.columns, batch.columns, strict=True):
             if name in task.factors or (name == spec.target and spec.trials is None):
                 codes[name] = coded(array)
-                missing[name] = _missing_codes(codes[name])
+                gaps = _missing_codes(codes[name])
             else:
                 values[name] = numbers(array, name)
-                missing[name] = np.isnan(values[name])
-        weight = self._checked_weight(values, spec, n)
-        keep = np.ones(n, dtype=np.bool_)
-        for name, mask in missing.items():
-            count = int(mask.sum())
-            if count and name != spec.weights:
-                self.missing[name] += count
-                keep &= ~mask
-        aside = np.zeros(n, dtype=np.bool_)
+                gaps = np.isnan(values[name]) if has_gaps(values[name]) else None
+            if gaps is not None and name != spec.weights:
+                self.missing[name] += int(np.count_nonzero(gaps))
+                unused = gaps if unused is None else unused | gaps
+        weight = self._checked_weight(values, spec)
         for name, levels in task.set_aside.items():
-            aside |= _is_level(codes[name], levels)
-        aside &= keep
-        self.rows_set_aside += int(aside.sum())
-        keep &= ~aside
-        self.rows_used += int(keep.sum())
+            aside = _is_level(codes[name], levels)
+            if unused is not None:
+                aside &= ~unused
+            count = int(np.count_nonzero(aside))
+            if count:
+                self.rows_set_aside += count
+                unused = aside if unused is None else unused | aside
+        used = n if unused is None else n - int(np.count_nonzero(unused))
+        self.rows_used += used
+        keep = slice(None) if unused is None else ~unused
         for name, column in values.items():
             self._add_range(name, column[keep])
         if spec.offset is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 self.offset_sum += float(values[spec.offset][keep].sum())
         if spec.trials is not None:
-            outcomes = self._count_trials(values, spec, keep, weight)
+            amounts = self._count_trials(values, spec, keep, weight)
         else:
-            outcomes = self._count_outcomes(spec.target, codes[spec.target], keep, weight, bool(task.factors))
+            amounts = self._count_outcomes(spec.target, codes[spec.target], keep, weight, bool(task.factors))
+        if task.factors and amounts.shape[1] < n:
+            everywhere = np.zeros((3, n))
+            everywhere[:, keep] = amounts
+            amounts = everywhere
         for name in task.factors:
-            self.factors.setdefault(name, LevelCounts()).add(codes[name], keep, outcomes)
+            self.factors.setdefault(name, LevelCounts()).add(codes[name], unused, amounts)
 
-    def _checked_weight(self, values: Mapping[str, NDArray[Any]], spec: Spec, n: int) -> NDArray[np.float64]:
+    def _checked_weight(self, values: Mapping[str, NDArray[Any]], spec: Spec) -> NDArray[np.float64] | None:
+        """The weights with faults counted, None where every row weighs one."""
         if spec.weights is None:
-            return np.ones(n)
+            return None
         weight = values[spec.weights].astype(np.float64)
         self.faults["weight missing"] += int(np.isnan(weight).sum())
         weight = np.nan_to_num(weight, nan=0.0)
@@ -206,12 +206,13 @@ class ProfileSums:
         self,
         values: Mapping[str, NDArray[Any]],
         spec: Spec,
-        keep: NDArray[np.bool_],
-        weight: NDArray[np.float64],
-    ) -> list[NDArray[np.float64]]:
-        """Count successes and failures; of the rows kept: ones, weight of successes, of failures."""
+        keep: Any,
+        weight: NDArray[np.float64] | None,
+    ) -> NDArray[np.float64]:
+        """Count successes and failures; (3, rows kept): ones, weight of successes, of failures."""
         assert spec.trials is not None
-        w = weight[keep]
+        kept = values[spec.target][keep]
+        w = np.ones(kept.size) if weight is None else weight[keep]
         success = values[spec.target][keep].astype(np.float64)
         trials = values[spec.trials][keep].astype(np.float64)
         self.faults["successes not whole"] += int((success != np.floor(success)).sum())
@@ -220,29 +221,24 @@ class ProfileSums:
         self.faults["successes above trials"] += int((success > trials).sum())
         self.successes += float((w * success).sum())
         self.failures += float((w * (trials - success)).sum())
-        return [np.ones(w.size), w * success, w * (trials - success)]
+        return np.array([np.ones(w.size), w * success, w * (trials - success)])
 
     def _count_outcomes(
         self,
         name: str,
         target: pa.DictionaryArray,
-        keep: NDArray[np.bool_],
-        weight: NDArray[np.float64],
+        keep: Any,
+        weight: NDArray[np.float64] | None,
         by_row: bool,
-    ) -> list[NDArray[np.float64]]:
-        """Count the target's values; `by_row`: also, for each row, one and its weight in the first two."""
+    ) -> NDArray[np.float64]:
+        """Count the target's values; `by_row`: (3, rows kept) ones and the weight of the first two values."""
+        used = entries_of(target)[keep]
         if len(self.outcomes) >= MAXIMUM_OUTCOMES:  # an error already; do not spend time on counting it
-            return []
-        everything = bool(keep.all())
-        w = weight if everything else weight[keep]
-        indices = target.indices
-        if indices.null_count:
-            indices = pc.fill_null(indices, 0)
-        used = plain(indices)
-        used = used if everything else used[keep]
+            return np.zeros((3, used.size))
         levels = [level_of(value) for value in target.dictionary.to_pylist()]
         rows = np.bincount(used, minlength=len(levels))
-        weights = np.bincount(used, weights=w, minlength=len(levels))
+        w = None if weight is None else weight[keep]
+        weights = rows if w is None else np.bincount(used, weights=w, minlength=len(levels))
         column_of = np.full(max(len(levels), 1), OTHER)
         for entry in np.flatnonzero(rows):
             level = levels[entry]
@@ -253,10 +249,15 @@ class ProfileSums:
             self.outcomes[level] = self.outcomes.get(level, 0) + int(rows[entry])
             self.outcome_weight[level] = self.outcome_weight.get(level, 0.0) + float(weights[entry])
             column_of[entry] = self._column(level)
-        if not by_row:
-            return []
-        column = column_of[used]
-        return [np.ones(w.size), w * (column == FIRST), w * (column == SECOND)]
+        amounts = np.empty((3, used.size if by_row else 0))
+        if by_row:
+            column = column_of[used]
+            amounts[0] = 1.0
+            np.equal(column, FIRST, out=amounts[1])
+            np.equal(column, SECOND, out=amounts[2])
+            if w is not None:
+                amounts[1:] *= w
+        return amounts
 
     def _column(self, level: Level) -> int:
         for place, known in enumerate(self.outcomes):
@@ -296,12 +297,18 @@ class ProfileSums:
         return self
 
 
-def _missing_codes(codes: pa.DictionaryArray) -> NDArray[np.bool_]:
-    mask = plain(pc.is_null(codes.indices))
+def has_gaps(values: NDArray[Any]) -> bool:
+    """Whether any number is missing."""
+    return values.dtype.kind == "f" and has_nan(values)
+
+
+def _missing_codes(codes: pa.DictionaryArray) -> NDArray[np.bool_] | None:
+    """Which rows are missing, None where no row is."""
+    mask = plain(pc.is_null(codes.indices)) if codes.indices.null_count else None
     entries = [level_of(value) is None for value in codes.dictionary.to_pylist()] if _may_hide(codes) else []
     if any(entries):
-        indices = plain(pc.fill_null(codes.indices, 0))
-        mask = mask | np.array(entries, dtype=np.bool_)[indices]
+        hidden = np.array(entries, dtype=np.bool_)[entries_of(codes)]
+        mask = hidden if mask is None else mask | hidden
     return mask
 
 
@@ -312,5 +319,4 @@ def _may_hide(codes: pa.DictionaryArray) -> bool:
 
 def _is_level(codes: pa.DictionaryArray, levels: frozenset[Level]) -> NDArray[np.bool_]:
     wanted = np.array([level_of(value) in levels for value in codes.dictionary.to_pylist()] or [False])
-    indices = pc.fill_null(codes.indices, 0) if codes.indices.null_count else codes.indices
-    return wanted[plain(indices)]
+    return wanted[entries_of(codes)]

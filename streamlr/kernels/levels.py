@@ -22,20 +22,13 @@ def recode(indices: Codes, table: Codes, out: Codes) -> int:
 
 
 @kernel
-def count_levels(
-    indices: Codes, outcome: NDArray[np.int8], weight: NDArray[np.float64], table: NDArray[np.float64]
-) -> None:
-    """table[indices[i], 0] += 1 and table[indices[i], outcome[i]] += weight[i] for rows with outcome[i] > 0.
+def count_levels(indices: Codes, amounts: NDArray[np.float64], table: NDArray[np.float64]) -> None:
+    """table[indices[i], j] += amounts[j, i]: `amounts` (3, n), `table` (m, 3 or more).
 
-    `outcome` (n,) int8 is 0 for rows that are not used; `weight` (n,) or (0,), where every row weighs one.
+    A row that does not count has zeros for amounts and any index.
     """
-    if weight.size > 0:
-        for i in range(indices.size):
-            if outcome[i] > 0:
-                table[indices[i], 0] += 1.0
-                table[indices[i], outcome[i]] += weight[i]
-    else:
-        for i in range(indices.size):
-            if outcome[i] > 0:
-                table[indices[i], 0] += 1.0
-                table[indices[i], outcome[i]] += 1.0
+    for i in range(indices.size):
+        entry = indices[i]
+        table[entry, 0] += amounts[0, i]
+        table[entry, 1] += amounts[1, i]
+        table[entry, 2] += amounts[2, i]

@@ -16,6 +16,8 @@ from streamlr.errors import StreamlrError
 
 # Fewer rows than this make a poor unit of work: small row groups and slices are joined up to it.
 PART_ROWS = 131_072
+# ... unless they are wide: this many bytes, decoded, are always enough.
+PART_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)

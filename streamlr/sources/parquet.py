@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamlr.errors import StreamlrError
-from streamlr.sources.base import PART_ROWS, ColumnStatistics, check_unique_names
+from streamlr.sources.base import PART_BYTES, PART_ROWS, ColumnStatistics, check_unique_names
 
 # Each column of a row group is read through a buffer of this size. Larger ones leave the second-level cache
 # (126 ns a row of 28 floats with 1 MB, 107 with a quarter), smaller ones cost system calls.
@@ -289,13 +289,14 @@ def _parts_of(
 ) -> list[ParquetPart]:
     metadata = _metadata(identity)
     parts = []
-    first = rows = 0
+    first = rows = size = 0
     for group in range(metadata.num_row_groups):
         rows += metadata.row_group(group).num_rows
-        if rows >= PART_ROWS or group == metadata.num_row_groups - 1:
+        size += metadata.row_group(group).total_byte_size
+        if rows >= PART_ROWS or size >= PART_BYTES or group == metadata.num_row_groups - 1:
             if rows:
                 parts.append(ParquetPart(identity, first, group + 1, rows, folders, casts))
-            first, rows = group + 1, 0
+            first, rows, size = group + 1, 0, 0
     return parts
 
 

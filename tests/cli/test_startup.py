@@ -6,12 +6,14 @@ itself is asserted generously here, and tightly only in the run of slow tests, o
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -43,6 +45,17 @@ def test_importing_streamlr_is_light():
     packages, _ = imported_by("import streamlr")
     assert "streamlr" in packages
     assert not packages & {"numba", "pandas", "dask", "pyarrow", "scipy", "sklearn", "formulaic"}
+
+
+def test_a_small_fit_does_without_pandas(tmp_path: Path) -> None:
+    """Half a second that no small fit of a file needs, factors and missing values included."""
+    rng = np.random.default_rng(1)
+    g = rng.choice(["a", "b", "c", None], 200)
+    table = pa.table({"y": rng.integers(0, 2, 200), "x": rng.normal(size=200), "g": pa.array(g)})
+    pq.write_table(table, tmp_path / "d.parquet")
+    packages, _ = imported_by(f"import streamlr; streamlr.fit({str(tmp_path / 'd.parquet')!r})")
+    assert "numba" in packages
+    assert not packages & {"pandas", "dask", "formulaic", "rich", "click"}
 
 
 def test_public_names_are_there_without_their_weight():
@@ -112,3 +125,28 @@ def test_full_disk_under_stdout_is_one_message(tmp_path: Path) -> None:
         )
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["Error: cannot write the result: No space left on device."]
+
+
+def test_every_blas_is_held_to_one_thread_from_the_first_fit_on(tmp_path: Path) -> None:
+    """One that is loaded while a fit runs would sum in an order that depends on the machine."""
+    program = (
+        "import sys, numpy as np, streamlr\n"
+        "from threadpoolctl import threadpool_info\n"
+        "rng = np.random.default_rng(1)\n"
+        "X = rng.normal(size=(2000, 300))\n"
+        "data = {f'x{j}': X[:, j] for j in range(300)}\n"
+        "data['y'] = rng.random(2000) < 1 / (1 + np.exp(-X[:, 0]))\n"
+        "seen = set()\n"
+        "def look(event):\n"
+        "    seen.update((pool['filepath'], pool['num_threads']) for pool in threadpool_info())\n"
+        "streamlr.fit(data, target='y', on_event=look)\n"
+        "after = {pool['filepath'] for pool in threadpool_info()}\n"
+        "print(len(after), after == {path for path, threads in seen if threads == 1},"
+        " max(threads for _, threads in seen))\n"
+    )
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.split()[1:] == ["True", "1"]
+    assert int(done.stdout.split()[0]) >= 2

@@ -19,17 +19,13 @@ def test_recoding_looks_every_index_up_and_tells_the_least(rows: int) -> None:
     assert least == min([0, *out.tolist()])
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_counting_adds_ones_and_weights_by_outcome(weighted: bool) -> None:
+def test_counting_adds_the_amounts_of_every_row_to_its_level() -> None:
     rng = np.random.default_rng(3)
     indices = rng.integers(0, 4, 500).astype(np.int32)
-    outcome = rng.integers(0, 4, 500).astype(np.int8)
-    weight = rng.integers(0, 5, 500).astype(np.float64) if weighted else np.empty(0)
+    amounts = rng.integers(0, 9, (3, 500)).astype(np.float64)
     table = rng.integers(0, 9, (4, 4)).astype(np.float64)
     want = table.copy()
     for row in range(500):
-        if outcome[row] > 0:
-            want[indices[row], 0] += 1
-            want[indices[row], outcome[row]] += weight[row] if weighted else 1
-    count_levels(indices, outcome, weight, table)
+        want[indices[row], :3] += amounts[:, row]
+    count_levels(indices, amounts, table)
     np.testing.assert_array_equal(table, want)
