@@ -28,12 +28,12 @@ from streamlr.kernels.logistic import row_losses
 from streamlr.kernels.tile import Block, add_linear_predictor, fill_tile
 from streamlr.objective import SumsTask, blocks_of
 from streamlr.passes.cache import BlockCache
-from streamlr.passes.run import run_threads
+from streamlr.passes.run import Workers
 from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums, scratch_for
 from streamlr.profiling import columns_to_profile, profile_and_freeze
 from streamlr.sources.open import open_source
-from streamlr.start import conditioned_basis, start_of
+from streamlr.start import conditioned_basis, parts_to_condition_on, sample_of, start_of
 
 Floats = NDArray[np.float64]
 
@@ -86,11 +86,12 @@ def begin(data: Any, target: str, features: Sequence[str]) -> Fit:
         offset=None,
         trials=None,
     )
-    session = Session(source, 1, silent, perf_counter())
+    session = Session(source, Workers(1), silent, perf_counter())
     columns = columns_to_profile(source, spec)
     spec, profile, design = profile_and_freeze(session, spec, columns, "levels")
-    basis = conditioned_basis(session, design)
-    start = start_of(session, design, basis, profile)
+    sample = sample_of(source, design, profile)
+    basis = conditioned_basis(session, design, parts_to_condition_on(source, sample))
+    start = start_of(session, design, basis, profile, sample)
     return Fit(source, design, basis, np.where(start == 0.0, 0.01, start))
 
 
@@ -110,26 +111,25 @@ def encode(fit: Fit) -> None:
 
 def task(fit: Fit, cache: BlockCache | None = None) -> SumsTask:
     """What a pass does to a part."""
-    return SumsTask(fit.design, fit.basis, fit.coef, 0.0, False, cache)
+    return SumsTask(fit.design, fit.basis, cache, fit.coef, 0.0, False)
 
 
 def run_pass(fit: Fit, threads: int, cache: BlockCache | None = None) -> None:
     """A pass over all parts, as a fit runs it."""
-    run_threads(fit.parts, task(fit, cache), Sums.merge, threads=threads)
+    with Workers(threads) as workers:
+        workers.run(fit.parts, task(fit, cache), Sums.merge)
 
 
 def full_cache(fit: Fit) -> BlockCache:
     """A cache that keeps every block, filled by a pass."""
-    cache = BlockCache(1 << 60)
+    cache = BlockCache(1 << 60, 1 << 60)
     run_pass(fit, 1, cache)
     return cache
 
 
 def run_kernels(fit: Fit, cache: BlockCache) -> None:
     """The kernels over blocks in memory, part after part on this thread."""
-    work = task(fit, cache)
-    for part in fit.parts:
-        work(part)
+    task(fit, cache)(fit.parts)
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,7 @@ def _statistics(session: Session, objective: Objective, first: Sums, state: Stat
     )
     loss = state.evaluation.loss
     if design.offset is None:
-        s, f = first.successes, first.failures
-        null_loss = -(s * math.log(s / (s + f)) + f * math.log(f / (s + f)))
+        null_loss = first.null_loss
     else:
         null_loss = objective.null_loss - 0.5 * objective.null_decrement**2
     null_settled = design.offset is None or objective.null_decrement <= max(tol, 1e-6)

@@ -15,6 +15,13 @@ t = -log(1 - u lambda) / u, and that exists only for u lambda < 1. So when u lam
 exists and lies within that distance of the estimate, in standard errors. On separated data u lambda stays at
 one or above however small lambda becomes: a small decrement alone proves nothing.
 
+Where a Hessian costs more than reading the rows (wide designs) it is reused: steps are taken from one that
+was evaluated earlier, in its metric corrected by what the gradients have since shown of the curvature (BFGS;
+Nocedal and Wright 2006, Numerical Optimization, section 6.1), and passes sum gradients only. If no row's eta
+has moved by more than the drift s since, then exp(-s) H <= H(coef) <= exp(s) H, so that with the Hessian at
+hand lambda and u are known up to exp(s/2), and standard errors as well. A Hessian that is reported is
+evaluated again once the steps to come are too short to change it.
+
 u is bounded twice, and the smaller bound counts: by the ranges of the columns, since ||x|| is at most
 sum_j |x_j| sqrt((H^-1)_jj) where of one factor's columns only one counts; and by 1 / sqrt(least curvature),
 since the leverage c_i x_i'H^-1 x_i of a row never exceeds one.
@@ -52,6 +59,12 @@ MOST_DAMPING = 1e6
 # Separated data: the decrement shrinks by exp(-1/2) = 0.61 a step for ever, where a finite minimum would
 # bring quadratic convergence. Probabilities of the separated rows are then below 1e-14.
 LINEAR_RATE = 0.3
+# A Hessian serves while decrements fall at least to this share from step to step. Before two are known with
+# it they are expected to fall to a tenth.
+SLOW = 0.4
+RATE_TO_EXPECT = 0.1
+# Beyond this drift a Hessian bounds nothing.
+LONGEST_DRIFT = 20.0
 LINEAR_STEPS = 4
 DIVERGED = 1e-7
 SINGULAR_AFTER = 1.0
@@ -80,13 +93,22 @@ class Box:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss, gradient (k,) and Hessian (k, k) at a point, with what bounds the rows."""
+    """Loss, gradient (k,) and Hessian (k, k) at a point, with what bounds the rows.
+
+    The Hessian may be that of a point from which no row's eta has moved by more than `drift`.
+    """
 
     loss: float
     gradient: Floats
     hessian: Floats
     box: Box
     least_curvature: float
+    drift: float = 0.0
+
+    def with_hessian_of(self, other: Evaluation, moved: Floats) -> Evaluation:
+        """This evaluation with the Hessian of another, `moved` (k,) from it."""
+        drift = other.drift + self.box.reach(np.abs(moved))
+        return replace(self, hessian=other.hessian, drift=drift)
 
 
 @dataclass(frozen=True)
@@ -102,7 +124,45 @@ class State:
     status: Status
 
 
-Objective = Callable[[Floats], Evaluation]
+# Called with coefficients, and with False where the gradient is enough: the Hessian may then be anything.
+Objective = Callable[..., Evaluation]
+
+
+class Metric:
+    """A Hessian as Newton uses it: its factor, and what later gradients have shown of the curvature."""
+
+    def __init__(self, hessian: Floats) -> None:
+        self._factor = factorise(hessian)
+        self._pairs: list[tuple[Floats, Floats, float]] = []
+        k = len(hessian)
+        self.inverse_diagonal = (
+            np.full(k, math.inf) if self._factor is None else self._factor.inverse_diagonal()
+        )
+
+    def learn(self, moved: Floats, change: Floats) -> None:
+        """The gradient changed by `change` (k,) over a step `moved` (k,)."""
+        product = float(moved @ change)
+        if product > 0.0:
+            self._pairs.append((moved, change, 1.0 / product))
+
+    def solve(self, gradient: Floats) -> tuple[Floats, float]:
+        """The step (k,) that the curvature promises to end at the minimum, and the Newton decrement.
+
+        Zeros and infinity where the Hessian is singular or the gradient is no number. Two loops over the
+        pairs (Nocedal and Wright 2006, algorithm 7.4); the decrement is in the metric of the Hessian alone.
+        """
+        if self._factor is None or not np.isfinite(gradient).all():
+            return np.zeros(gradient.size), math.inf
+        half = self._factor.half_solve(gradient)
+        rest = gradient
+        shares = []
+        for moved, change, scale in reversed(self._pairs):
+            shares.append(scale * float(moved @ rest))
+            rest = rest - shares[-1] * change
+        step = self._factor.solve(rest)
+        for (moved, change, scale), share in zip(self._pairs, reversed(shares), strict=True):
+            step = step + (share - scale * float(change @ step)) * moved
+        return -step, float(np.sqrt(half @ half))
 
 
 def newton(
@@ -112,30 +172,39 @@ def newton(
     *,
     tolerance: float,
     spare: float = 0.0,
+    reuse: bool = False,
 ) -> Iterator[State]:
     """Minimise from `start`; each state costs one evaluation or more. Ends at a status other than running.
 
     `first`: the evaluation at `start`, where it is known. `tolerance`: distance to be proved, in standard
     errors. `spare`: relative change of standard errors up to which a last evaluation, which could only
     confirm what is proved already, is left out; the last state is then the full step from the one before
-    it. The caller stops the iteration when it has used its passes.
+    it. `reuse`: Hessians are dear and taken over from earlier points while steps shorten well; that of the
+    last state then leaves standard errors right to `spare`, which must be positive. The caller stops the
+    iteration when it has used its passes.
     """
     coef = np.array(start, dtype=np.float64)
     evaluation = objective(coef) if first is None else first
     information = np.zeros(coef.size)
     step = 0.0
     decrements: list[float] = []
+    metric = Metric(evaluation.hessian)
     while True:
-        direction, decrement, inverse_diagonal = _solve(evaluation)
-        distance = certified_distance(evaluation, decrement, inverse_diagonal)
+        direction, decrement = metric.solve(evaluation.gradient)
+        distance = certified_distance(evaluation, decrement, metric.inverse_diagonal)
         decrements.append(decrement)
         status = _status(decrements, distance, tolerance)
+        if status != "running" and _standard_error_change(evaluation.drift) > spare > 0.0:
+            evaluation = objective(coef)  # whatever it is, it is told with a Hessian of its own
+            metric = Metric(evaluation.hessian)
+            decrements.pop()
+            continue
         state = State(coef, evaluation, decrement, distance, step, direction, status)
         if status != "running":
             yield state
             return
         yield state
-        ahead = _proved_ahead(state, inverse_diagonal, tolerance, spare)
+        ahead = _proved_ahead(state, metric.inverse_diagonal, tolerance, spare)
         if ahead is not None:
             yield ahead
             return
@@ -144,28 +213,39 @@ def newton(
         direction = _believable(evaluation, direction, information)
         slope = float(evaluation.gradient @ direction)
         step = 1.0
+        with_hessian = not reuse or _wants_hessian(evaluation, direction, decrements, spare)
         while True:
             trial = coef + step * direction
-            trial_evaluation = objective(trial)
+            if with_hessian:
+                trial_evaluation = objective(trial)
+            else:
+                trial_evaluation = objective(trial, False).with_hessian_of(evaluation, trial - coef)
             if _accepts(evaluation, step * slope, trial_evaluation):
                 break
             if step < SHORTEST_STEP:
                 yield State(coef, evaluation, decrement, distance, 0.0, direction, "stalled")
                 return
             step *= _shrink(evaluation, step * slope, trial_evaluation)
+        if with_hessian:
+            metric = Metric(trial_evaluation.hessian)
+        else:
+            metric.learn(trial - coef, trial_evaluation.gradient - evaluation.gradient)
         coef, evaluation = trial, trial_evaluation
 
 
 def certified_distance(evaluation: Evaluation, decrement: float, inverse_diagonal: Floats) -> float:
     """-log(1 - u lambda) / u, or inf where u lambda >= 1; see the head of this module."""
-    if not math.isfinite(decrement):
+    if not math.isfinite(decrement) or evaluation.drift > LONGEST_DRIFT:
         return math.inf
-    return _distance(_reach_of_rows(evaluation, inverse_diagonal), decrement)
+    return _distance(
+        _reach_of_rows(evaluation, inverse_diagonal), math.exp(evaluation.drift / 2.0) * decrement
+    )
 
 
 def _reach_of_rows(evaluation: Evaluation, inverse_diagonal: Floats) -> float:
     """Bound on u, the largest length of a row in the metric of the inverse Hessian."""
-    by_ranges = evaluation.box.reach(np.sqrt(np.maximum(inverse_diagonal, 0.0)))
+    lengths = math.exp(evaluation.drift / 2.0) * np.sqrt(np.maximum(inverse_diagonal, 0.0))
+    by_ranges = evaluation.box.reach(lengths)
     least = evaluation.least_curvature
     by_leverage = 1.0 / math.sqrt(least) if least > 0.0 else math.inf
     return min(by_ranges, by_leverage)
@@ -196,7 +276,7 @@ def _proved_ahead(state: State, inverse_diagonal: Floats, tolerance: float, spar
     if not (spare > 0.0 and math.isfinite(state.distance)):
         return None
     s = state.evaluation.box.reach(np.abs(state.direction))
-    if not math.expm1(min(s, 1.0) / 2.0) <= spare:
+    if not _standard_error_change(s + state.evaluation.drift) <= spare:
         return None
     growth = math.exp(s / 2.0)
     # (exp(s) - 1 - s) / s without cancellation: s / 2 + s**2 / 6 + ..., and s is below a millionth here.
@@ -235,14 +315,21 @@ def _believable(evaluation: Evaluation, direction: Floats, information: Floats) 
         direction = np.zeros_like(direction) if factor is None else -factor.solve(evaluation.gradient)
 
 
-def _solve(evaluation: Evaluation) -> tuple[Floats, float, Floats]:
-    """Newton direction, decrement, diagonal of the inverse Hessian; nothing finite where it is singular."""
-    gradient = evaluation.gradient
-    factor = factorise(evaluation.hessian) if np.isfinite(gradient).all() else None
-    if factor is None:
-        return np.zeros(gradient.size), math.inf, np.full(gradient.size, math.inf)
-    half = factor.half_solve(gradient)
-    return -factor.solve(gradient), float(np.sqrt(half @ half)), factor.inverse_diagonal()
+def _standard_error_change(drift: float) -> float:
+    """Bound on the relative change of standard errors while no row's eta moves by more than `drift`."""
+    return math.expm1(min(drift, 1.0) / 2.0)
+
+
+def _wants_hessian(evaluation: Evaluation, direction: Floats, decrements: list[float], spare: float) -> bool:
+    """Whether the next evaluation should have a Hessian of its own: steps shorten too slowly with the one at
+    hand, or those behind the next are likely to be too short to change it any more."""
+    rate = RATE_TO_EXPECT
+    if evaluation.drift > 0.0 and len(decrements) > 1:
+        rate = decrements[-1] / decrements[-2]
+    if not rate <= SLOW:
+        return True
+    behind = rate * evaluation.box.reach(np.abs(direction))
+    return _standard_error_change(behind) <= spare
 
 
 def _status(decrements: list[float], distance: float, tolerance: float) -> Status:

@@ -28,13 +28,6 @@ LONGEST_NULL_STEP = 4.0
 Runner = Callable[[Task[Result], Callable[[Result, Result], Result]], Result]
 
 
-def first_rows(design: Design, part: Any, rows: int) -> Block | None:
-    """The used ones of the first `rows` rows of a part; None where it has no rows."""
-    for batch in part.read(design.columns, design.coded_columns, rows):
-        return Encoder(design).encode(batch, Tally())
-    return None
-
-
 def blocks_of(design: Design, part: Any, tally: Tally, cache: BlockCache | None) -> Iterator[Block]:
     """The encoded blocks of a part, from the cache where they were kept; rows are counted in `tally`.
 
@@ -97,6 +90,27 @@ class DesignTask:
         """The encoded blocks of some parts; rows are counted in `tally`."""
         for part in parts:
             yield from blocks_of(self.design, part, tally, self.cache)
+
+
+@dataclass(frozen=True)
+class HeadsTask(DesignTask):
+    """The first `rows` rows of every block, one column after another: lists of arrays (rows,)."""
+
+    rows: int
+
+    def __call__(self, parts: Sequence[Any]) -> list[list[NDArray[Any]]]:
+        """The columns of one leaf."""
+        heads: list[list[NDArray[Any]]] = [[] for _ in self.design.numbers]
+        for block in self.blocks(parts, Tally()):
+            for head, column in zip(heads, block.numeric, strict=True):
+                head.append(column[: self.rows].copy())
+            del block
+        return heads
+
+    @staticmethod
+    def merge(heads: list[list[NDArray[Any]]], others: list[list[NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+        """Both one after the other."""
+        return [head + other for head, other in zip(heads, others, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -240,14 +254,18 @@ class Objective:
         self._runner = runner
         self._cache = cache
 
-    def __call__(self, coef: Floats) -> Evaluation:
-        """Evaluate at `coef`, one number an active column."""
-        sums: Sums = self._runner(
-            SumsTask(
-                self.design, self.basis, self._cache, self.expand(coef), self.null_coef, self.first is None
-            ),
-            Sums.merge,
+    def __call__(self, coef: Floats, with_hessian: bool = True) -> Evaluation:
+        """Evaluate at `coef`, one number an active column; the Hessian is zero where it is not wanted."""
+        task = SumsTask(
+            self.design,
+            self.basis,
+            self._cache,
+            self.expand(coef),
+            self.null_coef,
+            self.first is None,
+            with_hessian,
         )
+        sums: Sums = self._runner(task, Sums.merge)
         if self.first is None:
             self.first = sums
         self.last = sums
@@ -256,7 +274,7 @@ class Objective:
         return Evaluation(
             loss=sums.loss,
             gradient=sums.gradient()[active],
-            hessian=sums.hessian()[np.ix_(active, active)],
+            hessian=sums.hessian()[np.ix_(active, active)] if with_hessian else np.zeros((0, 0)),
             box=self.box(),
             least_curvature=sums.least_curvature,
         )

@@ -20,12 +20,14 @@ from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError
 from streamlr.passes.memory import format_size, resident_bytes
 from streamlr.passes.session import Session
-from streamlr.sources.base import Source
+from streamlr.sources.base import Source, held_rows
 
 # Resident size of a fresh process with everything imported and compiled.
 OWN_SIZE = 250_000_000
 # Pages, compressed and decompressed, of the columns that a thread decodes together.
 DECODERS = 12_000_000
+# What a thread holds of the rows at hand, over their encoded size: codes twice, and allocators round.
+DECODED = 1.25
 # Sums of parts that wait for their neighbours while others are worked on.
 WAITING = 3
 # Share of the limit up to which blocks are kept; the rest is what allocators take beside it.
@@ -119,7 +121,7 @@ class MemoryPlan:
     ceiling: int
 
 
-def plan_memory(design: Design, threads: int, limit: int) -> MemoryPlan:
+def plan_memory(design: Design, source: Source, threads: int, limit: int) -> MemoryPlan:
     """As many threads as fit into the limit, and kept blocks in what is left.
 
     Raises `StreamlrError` with the arithmetic where one thread does not fit.
@@ -131,8 +133,8 @@ def plan_memory(design: Design, threads: int, limit: int) -> MemoryPlan:
     algebra = 8 * slots * slots + 4 * hessian
     tables = 8 * layout.cells
     tile = 8 * layout.padded * layout.tile_rows
-    # A batch while it is used and the next one while it is decoded, and the buffers of its columns.
-    decoding = 2 * design.batch_rows * design.row_bytes + DECODERS
+    held = max(held_rows(part, design.columns, design.batch_rows) for part in source.parts)
+    decoding = int(DECODED * held * design.row_bytes) + DECODERS
     fixed = OWN_SIZE + algebra + WAITING * tables
     each = tables + tile + decoding
     if fixed + each > limit:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, find_level, sorted_levels, stored_width
 from streamlr.design.design import Design, Factor, Number, Term
@@ -284,17 +285,16 @@ def _counts(missing: Mapping[str, int]) -> str:
     return shown + (", …" if len(ordered) > 10 else "")
 
 
-def conditioning_of(blocks: list[Any], columns: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Centre and scale of the numeric columns, each (q,), from some rows: means and 1 / deviations.
+def conditioning_of(
+    columns: Sequence[NDArray[Any]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centre and scale of numeric columns, each (q,), from some rows of each: means and 1 / deviations.
 
     They only condition the arithmetic, so a sample will do; a column that does not vary in it keeps scale 1.
     """
-    rows = sum(block.success.size for block in blocks)
-    centre, scale = np.zeros(columns), np.ones(columns)
-    if rows == 0:
-        return centre, scale
-    for j in range(columns):
-        values = np.concatenate([block.numeric[j] for block in blocks]).astype(np.float64)
+    centre, scale = np.zeros(len(columns)), np.ones(len(columns))
+    for j, column in enumerate(columns):
+        values = column.astype(np.float64)
         values = values[np.isfinite(values)]
         largest = float(np.abs(values).max(initial=0.0))
         if largest == 0.0:

@@ -13,6 +13,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+# Dense columns from which on a Hessian is worth saving.
+DEAR = 256
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -79,6 +82,14 @@ class Layout:
     def cells(self) -> int:
         """Numbers in all tables of the Hessian."""
         return self.padded**2 + (self.dense + 1) * self.factor_slots + self.pair_cells
+
+    @property
+    def hessian_is_dear(self) -> bool:
+        """Whether a Hessian costs several times what reading the rows and summing a gradient does.
+
+        At 300 dense columns the Gram kernel takes as long as decoding a row, at 1,000 four times as long.
+        """
+        return self.dense >= DEAR
 
     @cached_property
     def slot_of_column(self) -> NDArray[np.int64]:

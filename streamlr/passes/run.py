@@ -49,38 +49,55 @@ class MergeTree(Generic[Result]):
         return self._root
 
 
-def run_threads(
-    parts: Sequence[Part],
-    task: Task[Result],
-    merge: Callable[[Result, Result], Result],
-    *,
-    threads: int,
-    done: Callable[[int], None] | None = None,
-) -> Result:
-    """Work on every leaf of the parts and merge the results. `done` is told the rows of each leaf finished.
+class Workers:
+    """Threads that live as long as a fit, so that what allocators keep for each is used again on every pass.
 
-    An error or an interrupt stops the other threads after the leaf at hand and is raised here.
+    A context manager; `threads` may be lowered between passes. One thread is the caller's own.
     """
-    leaves = leaves_of(parts, task)
-    tree: MergeTree[Result] = MergeTree(len(leaves), merge)
-    count = min(threads, len(leaves))
-    feed = Feed(leaves, task, parallel=threads > 1)
-    stop = threading.Event()
 
-    def worker() -> None:
-        while not stop.is_set():
-            leaf = feed.next()
-            if leaf is None:
-                return
-            tree.add(leaf.number, task(leaf.parts))
-            if done is not None:
-                done(leaf.rows)
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._pool: ThreadPoolExecutor | None = None
 
-    if count == 1:
-        worker()
-        return tree.root()
-    with ThreadPoolExecutor(count, thread_name_prefix="streamlr") as pool:
-        running = [pool.submit(worker) for _ in range(count)]
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def run(
+        self,
+        parts: Sequence[Part],
+        task: Task[Result],
+        merge: Callable[[Result, Result], Result],
+        done: Callable[[int], None] | None = None,
+    ) -> Result:
+        """Work on every leaf of the parts and merge the results. `done` is told the rows of each finished.
+
+        An error or an interrupt stops the other threads after the leaf at hand and is raised here.
+        """
+        leaves = leaves_of(parts, task)
+        tree: MergeTree[Result] = MergeTree(len(leaves), merge)
+        count = min(self.threads, len(leaves))
+        feed = Feed(leaves, task, parallel=self.threads > 1)
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                leaf = feed.next()
+                if leaf is None:
+                    return
+                tree.add(leaf.number, task(leaf.parts))
+                if done is not None:
+                    done(leaf.rows)
+
+        if count == 1:
+            work()
+            return tree.root()
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="streamlr")
+        running = [self._pool.submit(work) for _ in range(count)]
         try:
             # Waiting in short turns keeps Ctrl-C responsive on every platform.
             while True:
@@ -89,6 +106,7 @@ def run_threads(
                     break
         finally:
             stop.set()
+            wait(running)
         for future in running:
             future.result()
-    return tree.root()
+        return tree.root()

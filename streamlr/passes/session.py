@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from streamlr.events import Listener, Progress, Remark
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.leaves import Task
-from streamlr.passes.run import run_threads
+from streamlr.passes.run import Workers
 from streamlr.sources.base import Part, Source
 
 Result = TypeVar("Result")
@@ -21,7 +21,7 @@ class Session:
     """The source, the engine over its parts, and the running counts of a fit."""
 
     source: Source
-    threads: int
+    workers: Workers
     emit: Listener
     started: float
     cache: BlockCache | None = None
@@ -52,7 +52,7 @@ class Session:
             rows_done += rows
             self.emit(Progress(phase, self.passes, rows_done, total, time.perf_counter() - begun))
 
-        return run_threads(parts, task, merge, threads=self.threads, done=done)
+        return self.workers.run(parts, task, merge, done)
 
     def run_pass(self, task: Task[Result], merge: Callable[[Result, Result], Result]) -> Result:
         """Work over all parts; counted and timed as a pass over the data."""

@@ -6,6 +6,7 @@ adding a part to another costs no more than the tables it filled; it is assemble
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +51,27 @@ def _aligned_zeros(rows: int, columns: int) -> Floats:
     memory = np.zeros(8 * rows * columns + CACHE_LINE, dtype=np.uint8)
     begin = -memory.ctypes.data % CACHE_LINE
     return memory[begin : begin + 8 * rows * columns].view(np.float64).reshape(rows, columns)
+
+
+def load_kernels(layout: Layout) -> None:
+    """Have the kernels of a pass compiled, or loaded from the cache, by adding a block without rows.
+
+    Loading takes a fifth of a second, which a thread can spend while others decode.
+    """
+    nothing = np.empty(0)
+    numeric = [nothing] * layout.numeric
+    codes = np.empty((len(layout.levels), 0), dtype=np.int32)
+    block = Block(numeric, codes, np.empty(0, dtype=np.int8), nothing, nothing, nothing)
+    conditioning = Conditioning(
+        intercept=layout.intercept,
+        centre=np.zeros(layout.numeric),
+        scale=np.ones(layout.numeric),
+        starts=layout.starts,
+        reduced=np.empty(0, dtype=np.int64),
+        gamma=np.empty((0, layout.slots)),
+        stretch=nothing,
+    )
+    Sums(layout, first=False).add(block, conditioning, np.zeros(layout.slots), 0.0, scratch_for(layout))
 
 
 @dataclass
@@ -119,6 +141,12 @@ class Sums:
     def loss(self) -> float:
         """Minus the log-likelihood, without binomial coefficients."""
         return float(self.totals.scalars[LOSS])
+
+    @property
+    def null_loss(self) -> float:
+        """Loss of the model with an intercept alone, where there is no offset."""
+        s, f = self.successes, self.failures
+        return -sum(count * math.log(count / (s + f)) for count in (s, f) if count > 0.0)
 
     @property
     def null(self) -> tuple[float, float, float]:

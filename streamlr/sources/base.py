@@ -35,8 +35,9 @@ class ColumnStatistics:
 class Part(Protocol):
     """A unit of work: some rows, in a fixed order.
 
-    A part with an attribute `giant` that is true holds so many rows that it is worked on in ranges; its
-    `read` takes `parallel=True` as well, which lets it decode on several threads.
+    A part that holds more than a batch in memory while it is read tells so by
+    `held_rows(columns, batch_rows)`. A part with an attribute `giant` that is true holds so many rows that it
+    is worked on in ranges; its `read` takes `parallel=True` as well, which lets it decode on several threads.
     """
 
     @property
@@ -44,11 +45,17 @@ class Part(Protocol):
         """Number of rows, where it is known without reading."""
 
     def read(self, columns: Sequence[str], coded: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """Batches of at most `batch_rows` rows with `columns` in that order.
+        """Batches of `batch_rows` rows, or of all that the part holds at once, with `columns` in that order.
 
         Columns named in `coded` come as dictionary arrays where the source can tell codes cheaply; a reader
         must accept both. Batch borders depend on the data and `batch_rows` alone.
         """
+
+
+def held_rows(part: Part, columns: Sequence[str], batch_rows: int) -> int:
+    """Most rows of a part that reading it holds in memory at once."""
+    told = getattr(part, "held_rows", None)
+    return told(columns, batch_rows) if told is not None else min(batch_rows, part.rows or batch_rows)
 
 
 class Source(Protocol):

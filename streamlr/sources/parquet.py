@@ -25,6 +25,8 @@ from streamlr.sources.base import PART_BYTES, PART_ROWS, ColumnStatistics, check
 # Each column of a row group is read through a buffer of this size. Larger ones leave the second-level cache
 # (126 ns a row of 28 floats with 1 MB, 107 with a quarter), smaller ones cost system calls.
 READ_BUFFER = 1 << 18
+# A part of up to this size, decoded, is read as a whole.
+WHOLE_BYTES = 3 << 26
 # Columns of a part that are decoded together.
 COLUMNS_AT_ONCE = 8
 # Row groups above the usual million of rows are worked on in ranges.
@@ -70,6 +72,13 @@ def _metadata(identity: FileIdentity) -> pq.FileMetaData:
         raise StreamlrError(f"{path} is not a Parquet file (it does not begin with PAR1).") from error
 
 
+@lru_cache(maxsize=256)
+def _places(identity: FileIdentity) -> dict[str, int]:
+    """Where the chunk of each column stands in a row group, by its path; of two with one path the first."""
+    schema = _metadata(identity).schema
+    return {schema.column(place).path: place for place in reversed(range(len(schema)))}
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
 
@@ -111,8 +120,15 @@ class ParquetPart:
                 memory_map=False,
                 page_checksum_verification=True,
             ) as file:
-                self._check_columns(stored, file.schema_arrow)
-                batches = self._batches(file, stored, batch_rows, parallel)
+                schema = file.schema_arrow
+                self._check_columns(stored, schema)
+                if self._at_once(schema, stored):
+                    batches = self._whole(file, stored)
+                else:
+                    groups = list(range(self.first, self.stop))
+                    batches = file.iter_batches(
+                        batch_rows, row_groups=groups, columns=stored, use_threads=parallel
+                    )
                 while (batch := next(batches, None)) is not None:
                     batch = _arranged(batch, columns, folders, dict(self.casts))
                     yield batch
@@ -120,18 +136,24 @@ class ParquetPart:
         except (pa.ArrowException, OSError) as error:
             raise StreamlrError(f"{self._culprit(stored)}: cannot be read ({_first_line(error)}).") from error
 
-    def _batches(
-        self, file: pq.ParquetFile, stored: Sequence[str], batch_rows: int, parallel: bool
-    ) -> Iterator[pa.RecordBatch]:
-        """The columns as they are stored: as one batch where the part is no more than that, else in pieces.
+    def _at_once(self, schema: pa.Schema, stored: Sequence[str]) -> bool:
+        """Whether all rows are decoded as one batch."""
+        return bool(stored) and not self.giant and self.rows * row_width(schema, stored) <= WHOLE_BYTES
 
-        A whole part is read some columns at a time, so that pages of those alone are in memory: 43 MB instead
-        of 100 for 250,000 rows of 29 columns, and a seventh faster.
+    def held_rows(self, columns: Sequence[str], batch_rows: int) -> int:
+        """Rows in memory at once: the part's, or a batch and the one being decoded behind it."""
+        schema = _schema(self.identity)
+        present = set(schema.names)
+        stored = [name for name in columns if name in present]
+        return self.rows if self._at_once(schema, stored) else min(self.rows, 2 * batch_rows)
+
+    def _whole(self, file: pq.ParquetFile, stored: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """All rows as one batch, or as many as dictionaries end inside.
+
+        Some columns are read at a time, so that pages of those alone are in memory: 43 MB instead of 100 for
+        250,000 rows of 29 columns, and a seventh faster.
         """
         groups = list(range(self.first, self.stop))
-        if self.rows > batch_rows or not stored:
-            yield from file.iter_batches(batch_rows, row_groups=groups, columns=stored, use_threads=parallel)
-            return
         whole = pa.table(
             {
                 name: column
@@ -143,14 +165,16 @@ class ParquetPart:
                 )
             }
         )
-        batches = iter(whole.to_batches(max_chunksize=batch_rows))
+        batches = iter(whole.to_batches())
         del whole
         yield from batches
 
     def _codable(self, names: Sequence[str]) -> list[str]:
         """Columns that Arrow can decode to codes: all but delta-encoded ones."""
+        if not names:
+            return []
         metadata = _metadata(self.identity)
-        places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+        places = _places(self.identity)
         return [
             name
             for name in names
@@ -173,11 +197,21 @@ class ParquetPart:
         return f"{self.identity.path}, row groups {self.first} to {self.stop - 1}"
 
     def _check_columns(self, stored: Sequence[str], schema: pa.Schema) -> None:
-        missing = [name for name in stored if name not in schema.names]
+        present = set(schema.names)
+        missing = [name for name in stored if name not in present]
         if missing:
             raise StreamlrError(
                 f"{self.identity.path} has no column '{missing[0]}', which other files of the data have."
             )
+
+
+def row_width(schema: pa.Schema, columns: Sequence[str]) -> int:
+    """Bytes of a decoded row; text counts as its codes."""
+    width = 0
+    for name in columns:
+        kind = schema.field(name).type
+        width += kind.bit_width // 8 if pa.types.is_primitive(kind) else 4
+    return width
 
 
 def _named_columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
@@ -277,6 +311,7 @@ class ParquetSource:
         return self._statistics[column]
 
 
+@lru_cache(maxsize=256)
 def _schema(identity: FileIdentity) -> pa.Schema:
     with pq.ParquetFile(identity.path, metadata=_metadata(identity)) as file:
         return file.schema_arrow
@@ -305,11 +340,11 @@ def _footer_statistics(identities: Sequence[FileIdentity], column: str) -> Colum
     ranges: list[Any] | None = []
     for identity in identities:
         metadata = _metadata(identity)
-        paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-        if column not in paths:
+        place = _places(identity).get(column)
+        if place is None:
             return ColumnStatistics()
         for group in range(metadata.num_row_groups):
-            chunk = metadata.row_group(group).column(paths.index(column))
+            chunk = metadata.row_group(group).column(place)
             told = chunk.statistics
             counted = told is not None and told.has_null_count
             nulls = nulls + told.null_count if counted and nulls is not None else None

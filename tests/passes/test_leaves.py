@@ -15,7 +15,7 @@ import pytest
 
 import streamlr
 from streamlr.passes.leaves import Range, leaves_of
-from streamlr.passes.run import run_threads
+from streamlr.passes.run import Workers
 from streamlr.sources import parquet
 
 
@@ -69,6 +69,11 @@ class Collect:
         return "[" + " ".join(rows) + "]"
 
 
+def run(parts: Sequence[TablePart], task: Collect, threads: int) -> str:
+    with Workers(threads) as workers:
+        return workers.run(parts, task, str.__add__)
+
+
 def rows_of(parts: Sequence[TablePart]) -> list[str]:
     return [str(part.begin + i) for part in parts for i in range(part.rows)]
 
@@ -101,7 +106,7 @@ def test_a_giant_part_is_read_once_and_every_row_is_worked_on_in_order(threads: 
         TablePart(115, 5),
     ]
     task = Collect()
-    text = run_threads(parts, task, str.__add__, threads=threads)
+    text = run(parts, task, threads)
     assert text.replace("][", " ").strip("[]").split() == rows_of(parts)
     # Leaves end where batches do, whatever the pieces: 25 | 10 10 10 10 10 7 | 10 10 10 3 | 5
     assert [len(leaf.split()) for leaf in text.strip("[]").split("][")] == [25, *[10] * 5, 7, *[10] * 3, 3, 5]
@@ -110,21 +115,21 @@ def test_a_giant_part_is_read_once_and_every_row_is_worked_on_in_order(threads: 
 
 def test_all_workers_share_a_giant_part() -> None:
     task = Collect()
-    run_threads([TablePart(0, 400, giant=True)], task, str.__add__, threads=3)
+    run([TablePart(0, 400, giant=True)], task, 3)
     assert len(task.workers) == 3
 
 
 def test_a_giant_part_that_was_kept_is_not_read() -> None:
     part = TablePart(0, 40, giant=True)
     task = Collect(kept=True)
-    assert run_threads([part], task, str.__add__, threads=2) == "[][][][]"
+    assert run([part], task, 2) == "[][][][]"
     assert part.reads == []
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_error_while_decoding_a_giant_part_ends_the_pass(threads: int) -> None:
     with pytest.raises(ValueError, match="damaged"):
-        run_threads([TablePart(0, 400, giant=True, fails_at=100)], Collect(), str.__add__, threads=threads)
+        run([TablePart(0, 400, giant=True, fails_at=100)], Collect(), threads)
 
 
 def test_ranges_of_two_passes_are_known_by_the_same_key() -> None:

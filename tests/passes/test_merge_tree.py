@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from streamlr.passes.run import MergeTree, run_threads
+from streamlr.passes.run import MergeTree, Workers
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def test_threads_merge_by_part_number(threads: int) -> None:
         time.sleep(0.001 * (part.number * 7 % 5))
         return str(part.number)
 
-    result = run_threads(parts, Simple(work), joined, threads=threads, done=done.append)
+    with Workers(threads) as workers:
+        result = workers.run(parts, Simple(work), joined, done.append)
     assert result == balanced([str(i) for i in range(23)])
     assert done == [1] * 23
 
@@ -88,7 +89,7 @@ def test_an_error_in_a_worker_is_raised_and_stops_the_others() -> None:
         time.sleep(0.002)
         return str(part.number)
 
-    with pytest.raises(ValueError, match="part 3 is broken"):
-        run_threads([Numbered(i) for i in range(1000)], Simple(work), joined, threads=2)
+    with pytest.raises(ValueError, match="part 3 is broken"), Workers(2) as workers:
+        workers.run([Numbered(i) for i in range(1000)], Simple(work), joined)
     assert len(begun) < 500
     assert not [t for t in threading.enumerate() if t.name.startswith("streamlr")]

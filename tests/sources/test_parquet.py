@@ -537,8 +537,9 @@ def test_file_touched_between_passes_is_noticed_by_its_time(parquet: Any) -> Non
         list(part.read(["y"], [], 100))
 
 
-def test_one_giant_row_group_streams(tmp_path: Path) -> None:
+def test_one_giant_row_group_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """300,000 rows of ten doubles in one row group are 24 MB; reading them holds a small part of that."""
+    monkeypatch.setattr("streamlr.sources.parquet.WHOLE_BYTES", 10_000_000)
     n = 300_000
     rng = np.random.default_rng(3)
     v = {f"v{j}": rng.normal(size=n) for j in range(10)}
@@ -562,6 +563,35 @@ def test_one_giant_row_group_streams(tmp_path: Path) -> None:
     model = fit(path, tol=1e-8)
     assert model.nobs == n
     assert abs(model.params[1] - 0.5) < 5 * model.bse[1]
+
+
+@pytest.mark.parametrize("columns", [1, 8, 9, 30])
+def test_a_part_read_as_a_whole_is_what_it_is_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Numbers and codes, columns in another order than in the file, several row groups in one part."""
+    rng = np.random.default_rng(columns)
+    n = 3_000
+    table = pa.table(
+        {f"v{j}": rng.normal(size=n) for j in range(columns)} | {"g": rng.choice(["a", "b", "c"], n)}
+    )
+    pq.write_table(table, tmp_path / "data.parquet", row_group_size=700)
+    (part,) = open_source(tmp_path / "data.parquet").parts
+    names = [*reversed(table.column_names)]
+    whole = list(part.read(names, ["g"], 500))
+    assert part.held_rows(names, 500) == n
+    monkeypatch.setattr("streamlr.sources.parquet.WHOLE_BYTES", 0)
+    pieces = list(part.read(names, ["g"], 500))
+    assert part.held_rows(names, 500) == 1_000
+    assert max(batch.num_rows for batch in pieces) <= 500
+    plain = [
+        pa.Table.from_batches(batches).set_column(
+            0, "g", pa.Table.from_batches(batches)["g"].cast(pa.string())
+        )
+        for batches in (whole, pieces)
+    ]
+    assert plain[0].equals(plain[1])
+    assert plain[0].equals(table.select(names))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
