@@ -7,9 +7,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -22,8 +24,9 @@ from streamlr.errors import ConvergenceWarning, StreamlrError
 from streamlr.events import Listener, PassDone, silent
 from streamlr.model import Model
 from streamlr.newton import Evaluation, State, newton
-from streamlr.objective import Objective
+from streamlr.objective import Gathering, Objective
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.cells import keying_of
 from streamlr.passes.memory import available_cores, available_memory, parse_size
 from streamlr.passes.run import Workers
 from streamlr.passes.session import Session
@@ -36,6 +39,7 @@ from streamlr.profiling import (
     profile_and_freeze,
 )
 from streamlr.separation import is_complete, separated_terms, separation_error
+from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
 from streamlr.start import conditioned_basis, null_start, parts_to_condition_on, sample_of, start_of
 
@@ -47,6 +51,17 @@ WORTH_SPARING = 20_000_000
 SPARE_ERROR = 1e-6
 # With fewer rows nothing is decoded meanwhile, and two threads are slower than one: 0.77 against 0.64 s.
 WORTH_A_THREAD = 500_000
+# Types whose values are whole, with the range that the type itself tells where it is small.
+INTEGER_RANGES = {
+    pa.bool_(): (0, 1),
+    pa.int8(): (-(1 << 7), (1 << 7) - 1),
+    pa.uint8(): (0, (1 << 8) - 1),
+    pa.int16(): (-(1 << 15), (1 << 15) - 1),
+    pa.uint16(): (0, (1 << 16) - 1),
+    pa.int32(): None,
+    pa.uint32(): None,
+    pa.int64(): None,
+}
 SMALLEST_LAYOUT = Layout((-1,), 0, ())
 
 
@@ -189,7 +204,15 @@ def _maximise(
         basis = conditioned_basis(session, design, parts_to_condition_on(source, sample))
         start = start_of(session, design, basis, profile, sample)
 
-        objective = Objective(design, basis, session.run_pass, session.cache, null_start(design, profile))
+        keying = keying_of(design, partial(_whole_range, source))
+        objective = Objective(
+            design,
+            basis,
+            session.run_pass,
+            session.cache,
+            null_start(design, profile),
+            None if keying is None else Gathering(keying, session.run_cells),
+        )
         objective, coef, evaluation, aliased = settle_basis(objective, start)
         assert objective.first is not None
         rows_as_profiled = objective.first.tally.rows_used == profile.rows_used
@@ -206,6 +229,17 @@ def _maximise(
     return objective, state, spec, aliased
 
 
+def _whole_range(source: Source, column: str) -> tuple[int, int] | None:
+    """Lowest and highest value of a column of whole numbers, where they are known without reading."""
+    kind = source.schema.field(column).type
+    if kind not in INTEGER_RANGES:
+        return None
+    told = source.statistics(column)
+    if isinstance(told.low, int) and isinstance(told.high, int):
+        return int(told.low), int(told.high)
+    return INTEGER_RANGES[kind]
+
+
 def _iterate(
     session: Session,
     objective: Objective,
@@ -217,7 +251,7 @@ def _iterate(
     """Newton to a certified maximum, or until passes run out. Raises `SeparationError`."""
 
     def limited(coef: Floats, with_hessian: bool = True) -> Evaluation:
-        if session.passes >= max_passes:
+        if max(session.passes, objective.evaluations) >= max_passes:
             raise PassesSpentError
         return objective(coef, with_hessian)
 
@@ -231,8 +265,10 @@ def _iterate(
             spare=_spare(objective),
             reuse=objective.design.layout.hessian_is_dear,
         )
+        noted = 0
         for state in steps:
-            if not session.trace or session.trace[-1]["pass"] != session.passes:
+            if objective.evaluations > noted:
+                noted = objective.evaluations
                 _note(session, objective, state)
             if state.status != "converged":
                 _stop_if_separated(objective, state, last)
@@ -248,6 +284,8 @@ def _iterate(
 def _spare(objective: Objective) -> float:
     """Change of standard errors worth a pass less: none where a pass costs nothing."""
     assert objective.first is not None
+    if objective.costs_nothing:
+        return 0.0
     layout = objective.design.layout
     values = objective.first.tally.rows_used * (layout.dense + len(layout.levels))
     return SPARE_ERROR if layout.hessian_is_dear or values >= WORTH_SPARING else 0.0

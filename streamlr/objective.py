@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +16,8 @@ from streamlr.design.design import Design, Encoder, Tally
 from streamlr.kernels.block import Scratch, probe_block, score_block
 from streamlr.kernels.tile import Block
 from streamlr.newton import Box, Evaluation
-from streamlr.passes.cache import BlockCache
+from streamlr.passes.cache import BlockCache, Kept
+from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.leaves import Task
 from streamlr.passes.sums import Sums, scratch_for
 
@@ -28,8 +31,12 @@ LONGEST_NULL_STEP = 4.0
 Runner = Callable[[Task[Result], Callable[[Result, Result], Result]], Result]
 
 
-def blocks_of(design: Design, part: Any, tally: Tally, cache: BlockCache | None) -> Iterator[Block]:
+def blocks_of(
+    design: Design, part: Any, tally: Tally, cache: BlockCache | None, keep: bool = True
+) -> Iterator[Block]:
     """The encoded blocks of a part, from the cache where they were kept; rows are counted in `tally`.
+
+    `keep`: put them there where they were not.
 
     A block may be dropped by the consumer before it asks for the next one, and should be: it then leaves room
     for the rows that are decoded next.
@@ -41,7 +48,7 @@ def blocks_of(design: Design, part: Any, tally: Tally, cache: BlockCache | None)
         return
     own = Tally()
     encoder = Encoder(design)
-    keeping = cache.begin(part) if cache is not None else None
+    keeping = cache.begin(part) if cache is not None and keep else None
     for batch in part.read(design.columns, design.coded_columns, design.batch_rows):
         block = encoder.encode(batch, own)
         del batch
@@ -89,7 +96,12 @@ class DesignTask:
     def blocks(self, parts: Sequence[Any], tally: Tally) -> Iterator[Block]:
         """The encoded blocks of some parts; rows are counted in `tally`."""
         for part in parts:
-            yield from blocks_of(self.design, part, tally, self.cache)
+            yield from blocks_of(self.design, part, tally, self.cache, self.keep)
+
+    @property
+    def keep(self) -> bool:
+        """Whether blocks are worth keeping for later passes."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -121,11 +133,17 @@ class SumsTask(DesignTask):
     null_coef: float
     first: bool
     with_hessian: bool = True
+    keying: Keying | None = None
 
     @property
     def cells(self) -> int:
         """Size of the sums, in numbers."""
         return self.design.layout.cells
+
+    @property
+    def keep(self) -> bool:
+        """Not while rows are gathered: copying them took as long as it did to gather them."""
+        return self.keying is None
 
     def __call__(self, parts: Sequence[Any]) -> Sums:
         """The sums of one leaf."""
@@ -136,6 +154,8 @@ class SumsTask(DesignTask):
         coef = layout.to_slots(self.coef)
         for block in self.blocks(parts, sums.tally):
             sums.add(block, conditioning, coef, self.null_coef, scratch)
+            if self.keying is not None:
+                sums.cells.add(self.keying.keys(block), block.weight)
             del block
         return sums
 
@@ -232,6 +252,14 @@ class MarginsTask(DesignTask):
         return margins
 
 
+@dataclass(frozen=True)
+class Gathering:
+    """How rows that repeat are told apart, and what runs a task over the parts that cells make."""
+
+    keying: Keying
+    run: Callable[[Sequence[Any], Task[Any], Callable[[Any, Any], Any]], Any]
+
+
 class Objective:
     """Loss, gradient and Hessian in the active columns of a basis; remembers what the first pass found."""
 
@@ -242,7 +270,9 @@ class Objective:
         runner: Runner[Any],
         cache: BlockCache | None,
         null_coef: float = 0.0,
+        gathering: Gathering | None = None,
     ) -> None:
+        """`gathering`: how rows that repeat are gathered in the first pass, None where they are not."""
         self.design = design
         self.basis = basis
         self.null_coef = null_coef
@@ -251,23 +281,37 @@ class Objective:
         self.null_decrement = 0.0
         self.first: Sums | None = None
         self.last: Sums | None = None
+        self.evaluations = 0
         self._runner = runner
         self._cache = cache
+        self._gathering = gathering
+        self._cells: Runner[Any] | None = None
+        self._kept_cells: BlockCache | None = None
+
+    @property
+    def costs_nothing(self) -> bool:
+        """Whether an evaluation reads no data, because its rows were gathered to cells."""
+        return self._cells is not None
 
     def __call__(self, coef: Floats, with_hessian: bool = True) -> Evaluation:
         """Evaluate at `coef`, one number an active column; the Hessian is zero where it is not wanted."""
+        gathering = self._gathering if self.first is None else None
         task = SumsTask(
             self.design,
             self.basis,
-            self._cache,
+            self._cache if self._cells is None else self._kept_cells,
             self.expand(coef),
             self.null_coef,
             self.first is None,
             with_hessian,
+            gathering.keying if gathering is not None else None,
         )
-        sums: Sums = self._runner(task, Sums.merge)
+        sums: Sums = (self._cells or self._runner)(task, Sums.merge)
+        self.evaluations += 1
         if self.first is None:
             self.first = sums
+            if gathering is not None:
+                self._take_cells(gathering, sums)
         self.last = sums
         self._step_null(sums)
         active = np.flatnonzero(self.basis.active)
@@ -281,8 +325,9 @@ class Objective:
 
     def probe(self, coef: Floats, combinations: Floats) -> tuple[Floats, Floats, Floats]:
         """Extents (m,), curvature-weighted squares (m,) and products with every column (m, k)."""
-        task = ProbeTask(self.design, self.basis, self._cache, self.expand(coef), combinations)
-        probe: Probe = self._runner(task, Probe.merge)
+        cache = self._cache if self._cells is None else self._kept_cells
+        task = ProbeTask(self.design, self.basis, cache, self.expand(coef), combinations)
+        probe: Probe = (self._cells or self._runner)(task, Probe.merge)
         return probe.extent, probe.squares, probe.products[:, self.design.layout.slot_of_column]
 
     def margins(self, direction: Floats, threshold: float) -> Margins:
@@ -293,9 +338,8 @@ class Objective:
 
     def with_basis(self, basis: Basis, reduced_extent: Mapping[int, float]) -> Objective:
         """The same loss in another basis; `reduced_extent`: largest values of its reduced columns."""
-        other = Objective(self.design, basis, self._runner, self._cache, self.null_coef)
-        other.null_loss, other.null_decrement = self.null_loss, self.null_decrement
-        other.first, other.last = self.first, self.last
+        other = copy.copy(self)
+        other.basis = basis
         other.reduced_extent = dict(reduced_extent)
         return other
 
@@ -321,6 +365,17 @@ class Objective:
         """Where the rows lie, in the active columns."""
         active = self.basis.active
         return Box(self.extent()[active], self.design.layout.group_of_column[active])
+
+    def _take_cells(self, gathering: Gathering, sums: Sums) -> None:
+        """From now on sum over the cells of the first pass, where there are few and they tell every row."""
+        keying, found = gathering.keying, sums.cells.found
+        if found is None or not keying.holds(sums.low, sums.high):
+            return
+        parts = parts_of_cells(keying, found)
+        self._kept_cells = BlockCache(0, 0)
+        for part in parts:
+            self._kept_cells.store(part, Kept([part.block], Tally()))
+        self._cells = partial(gathering.run, parts)
 
     def _step_null(self, sums: Sums) -> None:
         """One Newton step of the null model, which shares the passes of the fit."""

@@ -30,6 +30,7 @@ from streamlr.kernels.block import (
 )
 from streamlr.kernels.logistic import log_binomial_coefficients, saturated_loss
 from streamlr.kernels.tile import Block, Conditioning
+from streamlr.passes.cells import Cells
 
 Floats = NDArray[np.float64]
 
@@ -87,6 +88,7 @@ class Sums:
     with_hessian: bool = True
     totals: Totals = field(init=False)
     tally: Tally = field(default_factory=Tally)
+    cells: Cells = field(default_factory=Cells)
     log_binomial: float = 0.0
     saturated: float = 0.0
 
@@ -133,6 +135,7 @@ class Sums:
         np.minimum(self.low, other.low, out=self.low)
         np.maximum(self.high, other.high, out=self.high)
         self.tally.merge(other.tally)
+        self.cells.merge(other.cells)
         self.log_binomial += other.log_binomial
         self.saturated += other.saturated
         return self
