@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -30,6 +32,7 @@ from streamlr.passes.cells import keying_of
 from streamlr.passes.memory import available_cores, available_memory, parse_size
 from streamlr.passes.run import Workers
 from streamlr.passes.session import Session
+from streamlr.passes.spool import Spool
 from streamlr.passes.sums import load_kernels
 from streamlr.profiling import (
     columns_to_profile,
@@ -91,6 +94,7 @@ def fit(
     max_passes: int = 50,
     threads: int | None = None,
     memory: str | int | None = None,
+    spool: str | os.PathLike[str] | None = None,
     on_event: Listener = silent,
 ) -> Model:
     """Fit a logistic regression by maximum likelihood, streaming over `data`.
@@ -121,7 +125,11 @@ def fit(
         tol: distance to the maximum to be proved, in standard errors.
         max_passes: passes over the data after which to stop.
         threads: worker threads; default the cores this process may use. The result does not depend on it.
-        memory: resident size that the process should keep to, such as "4GB".
+        memory: resident size that the process keeps to, such as "4GB"; default a quarter of what is
+            available. Encoded rows are kept in it as far as it goes, the others decoded again on every pass.
+            The result does not depend on it.
+        spool: folder of a temporary file for encoded rows that memory has no room for: worth it where
+            decoding is slower than the disk.
         on_event: called with progress events (`streamlr.events`).
 
     Returns:
@@ -155,8 +163,12 @@ def fit(
     # BLAS on one thread: its sums must not depend on the machine's load.
     if (source.rows or 0) >= WORTH_A_THREAD:
         threading.Thread(target=load_kernels, args=[SMALLEST_LAYOUT], daemon=True).start()
-    with Workers(threads or available_cores()) as workers, threadpool_limits(1):
+    with ExitStack() as held:
+        held.enter_context(threadpool_limits(1))
+        workers = held.enter_context(Workers(threads or available_cores()))
         session = Session(source, workers, on_event, started)
+        if spool is not None:
+            session.spool = held.enter_context(Spool(os.fspath(spool)))
         if spec.target_inferred:
             session.remark(f"target: {spec.target}")
         objective, state, spec, aliased = _maximise(session, spec, separation, tol, max_passes, limit)
@@ -199,7 +211,7 @@ def _maximise(
         spec, profile, design = profile_and_freeze(session, spec, columns, separation)
         plan = plan_memory(design, source, threads, limit)
         session.workers.threads = plan.threads
-        session.cache = None if session.on_dask else BlockCache(plan.cache, plan.ceiling)
+        session.cache = None if session.on_dask else BlockCache(plan.cache, plan.ceiling, session.spool)
         sample = sample_of(source, design, profile)
         basis = conditioned_basis(session, design, parts_to_condition_on(source, sample))
         start = start_of(session, design, basis, profile, sample)

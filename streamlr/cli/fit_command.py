@@ -53,6 +53,12 @@ class Between(click.FloatRange):
 )
 @threads_option
 @memory_option
+@click.option(
+    "--spool",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Folder of a temporary file for encoded rows that memory has no room for.",
+)
 @click.option("-o", "--output", metavar="MODEL.json", help="Write the model file.")
 @format_option
 @quiet_option

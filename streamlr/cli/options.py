@@ -59,7 +59,10 @@ threads_option = click.option(
     help="Worker threads; default all cores. Results do not depend on it.",
 )
 memory_option = click.option(
-    "--memory", type=Size(), metavar="SIZE", help="Resident size to keep to, such as 4GB."
+    "--memory",
+    type=Size(),
+    metavar="SIZE",
+    help="Resident size to keep to, such as 4GB; default a quarter of what is available.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Nothing on stderr but errors.")
 

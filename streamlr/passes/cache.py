@@ -11,7 +11,7 @@ first time: that took twice as long as decoding (3.2 against 1.4 s of a first pa
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +21,24 @@ from numpy.typing import NDArray
 from streamlr.design.design import Tally
 from streamlr.kernels.tile import Block
 from streamlr.passes.memory import resident_bytes
+from streamlr.passes.packing import Packing, aligned
+from streamlr.passes.spool import Spool, Spooled
 
 PIECE = 1 << 26
-CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
 class Kept:
     """The blocks of a part and the tally of its rows."""
 
-    blocks: Sequence[Block]
+    kept: Sequence[Block | Spooled]
     tally: Tally
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """The blocks, one after another; one from a spool may be dropped before the next is asked for."""
+        for each in self.kept:
+            yield each if isinstance(each, Block) else each.load()
 
 
 class BlockCache:
@@ -41,7 +48,9 @@ class BlockCache:
     `ceiling`: what decoders and allocators hold on to is known only once they are at work.
     """
 
-    def __init__(self, capacity: int, ceiling: int) -> None:
+    def __init__(self, capacity: int, ceiling: int, spool: Spool | None = None) -> None:
+        """`spool`: takes what memory has no room for."""
+        self.spool = spool
         self._free = max(capacity, 0)
         self._ceiling = ceiling
         self._kept: dict[Hashable, Kept] = {}
@@ -54,22 +63,21 @@ class BlockCache:
 
     def begin(self, part: Any) -> Keeping | None:
         """Somewhere to put the blocks of a part one after another, None where no room is left."""
-        return Keeping(self, part) if self._free else None
+        return Keeping(self, part) if self._free or self.spool is not None else None
 
     def take(self, size: int) -> NDArray[np.uint8] | None:
-        """(size,) bytes that begin at a cache line, None where they are beyond the capacity.
+        """(size,) bytes, whole cache lines, None where they are beyond the capacity.
 
         The first part that finds no room closes the cache: smaller ones behind it would only fill up what it
         has to leave.
         """
-        size = -(-size // CACHE_LINE) * CACHE_LINE
         with self._lock:
             if size > self._free or resident_bytes() + size > self._ceiling:
                 self._free = 0
                 return None
             self._free -= size
             if size > self._piece.size:
-                self._piece = _aligned(max(PIECE, size))
+                self._piece = aligned(max(PIECE, size))
             memory, self._piece = self._piece[:size], self._piece[size:]
             return memory
 
@@ -84,29 +92,22 @@ class Keeping:
     def __init__(self, cache: BlockCache, part: Any) -> None:
         self._cache = cache
         self._part = part
-        self._blocks: list[Block] | None = []
+        self._blocks: list[Block | Spooled] | None = []
 
     def add(self, block: Block) -> Block:
-        """A copy of the block in the cache, or the block itself where it has no room."""
+        """A copy of the block in the cache, or the block itself where memory has no room for it."""
         if self._blocks is None:
             return block
-        arrays = [*block.numeric, block.codes, block.success, block.trials, block.weight, block.offset]
-        sizes = [-(-array.nbytes // CACHE_LINE) * CACHE_LINE for array in arrays]
-        memory = self._cache.take(sum(sizes))
-        if memory is None:
+        packing = Packing.of(block)
+        memory = self._cache.take(packing.size)
+        if memory is not None:
+            block = packing.pack(block, memory)
+            self._blocks.append(block)
+        elif self._cache.spool is not None:
+            self._blocks.append(self._cache.spool.write(block))
+        else:
             self._blocks = None
-            return block
-        copies = []
-        begin = 0
-        for array, size in zip(arrays, sizes, strict=True):
-            copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
-            copy[...] = array
-            copies.append(copy)
-            begin += size
-        codes, success, trials, weight, offset = copies[len(block.numeric) :]
-        kept = Block(copies[: len(block.numeric)], codes, success, trials, weight, offset)
-        self._blocks.append(kept)
-        return kept
+        return block
 
     def finish(self, tally: Tally) -> None:
         """Keep the part, where all of it found room."""
@@ -117,9 +118,3 @@ class Keeping:
 def _key(part: Any) -> Hashable:
     """What a part is known by: it lives as long as its source, but a range is made anew on every pass."""
     return getattr(part, "key", id(part))
-
-
-def _aligned(size: int) -> NDArray[np.uint8]:
-    memory = np.empty(size + CACHE_LINE, dtype=np.uint8)
-    begin = -memory.ctypes.data % CACHE_LINE
-    return memory[begin : begin + size]

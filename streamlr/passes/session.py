@@ -11,6 +11,7 @@ from streamlr.events import Listener, Progress, Remark
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.leaves import Task
 from streamlr.passes.run import Workers
+from streamlr.passes.spool import Spool
 from streamlr.sources.base import Part, Source
 
 Result = TypeVar("Result")
@@ -25,6 +26,7 @@ class Session:
     emit: Listener
     started: float
     cache: BlockCache | None = None
+    spool: Spool | None = None
     passes: int = 0
     pass_seconds: float = 0.0
     trace: list[dict[str, Any]] = field(default_factory=list)

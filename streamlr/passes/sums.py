@@ -31,10 +31,9 @@ from streamlr.kernels.block import (
 from streamlr.kernels.logistic import log_binomial_coefficients, saturated_loss
 from streamlr.kernels.tile import Block, Conditioning
 from streamlr.passes.cells import Cells
+from streamlr.passes.packing import aligned
 
 Floats = NDArray[np.float64]
-
-CACHE_LINE = 64
 
 
 def scratch_for(layout: Layout) -> Scratch:
@@ -49,9 +48,9 @@ def scratch_for(layout: Layout) -> Scratch:
 def _aligned_zeros(rows: int, columns: int) -> Floats:
     """Zeros (rows, columns) that begin at a cache line: a vector of 512 bits that straddles two costs double
     (the Gram kernel reached 41 instead of 60 billion operations a second)."""
-    memory = np.zeros(8 * rows * columns + CACHE_LINE, dtype=np.uint8)
-    begin = -memory.ctypes.data % CACHE_LINE
-    return memory[begin : begin + 8 * rows * columns].view(np.float64).reshape(rows, columns)
+    memory = aligned(8 * rows * columns)
+    memory[:] = 0
+    return memory.view(np.float64).reshape(rows, columns)
 
 
 def load_kernels(layout: Layout) -> None:

@@ -66,7 +66,7 @@ def kept(cache: BlockCache, part: object) -> Block | None:
         keeping.add(BLOCK)
         keeping.finish(Tally())
     found = cache.get(part)
-    return found.blocks[0] if found is not None else None
+    return next(found.blocks) if found is not None else None
 
 
 SIZE = 2 * 64  # BLOCK's numbers and its outcomes, each a cache line
