@@ -17,9 +17,11 @@ from streamlr.errors import StreamlrError
 from streamlr.passes.memory import available_cores, available_memory, resident_bytes
 from streamlr.profiling import leave_out_by_metadata
 from streamlr.sources.base import Source
+from streamlr.start import WORTH_A_SAMPLE
 
-# A fit from the null model takes five or six passes, one from a sample three or four, and one profiles.
+# A fit from the null model takes five or six passes, one of large data, from a sample, three or four.
 PASSES = 6
+PASSES_FROM_SAMPLE = 3
 LOOK_ROWS = 65_536
 
 
@@ -29,10 +31,13 @@ class _Look:
     def __init__(self, part: Any) -> None:
         self._part = part
         self.rows = 0
+        self.seconds = 0.0  # that decoding took
 
     def read(self, columns: Any, coded: Any, batch_rows: int) -> Any:
+        begun = time.perf_counter()
         for batch in self._part.read(columns, coded, min(batch_rows, LOOK_ROWS)):
             self.rows = batch.num_rows
+            self.seconds = time.perf_counter() - begun
             yield batch
             return
 
@@ -46,15 +51,15 @@ def explain(source: Source, *, threads: int | None, memory: int | None, **option
         raise StreamlrError("the data have no rows (0 rows).")
     look = _Look(source.parts[0])
     factors = tuple(feature.column for feature in spec.features if feature.categorical)
-    begun = time.perf_counter()
     profile = ProfileTask(spec, spec.columns, factors, {})([look])
-    seconds = time.perf_counter() - begun
     columns = [_column(source, spec, name, profile) for name in source.schema.names]
     width = int(spec.intercept) + sum(
         _levels(profile, feature.column) - 1 if feature.categorical else 1 for feature in spec.features
     )
     cores = threads or available_cores()
     rows = source.rows
+    large = rows is not None and rows * len(spec.features) >= WORTH_A_SAMPLE
+    passes = PASSES_FROM_SAMPLE if large else PASSES
     return {
         "rows": rows,
         "parts": len(source.parts),
@@ -68,10 +73,10 @@ def explain(source: Source, *, threads: int | None, memory: int | None, **option
         "hessian_bytes": 8 * width * width,
         "memory_limit_bytes": memory if memory is not None else available_memory() // 4,
         "resident_bytes_now": resident_bytes(),
-        "passes_expected": PASSES,
+        "passes_expected": passes,
         "seconds_expected": None
         if not rows or not look.rows
-        else PASSES * seconds * rows / look.rows / cores,
+        else passes * look.seconds * rows / look.rows / cores,
         "rows_looked_at": look.rows,
     }
 

@@ -134,7 +134,7 @@ def test_a_full_disk_ends_the_fit_with_advice(
         "streamlr.fitting.BlockCache", lambda capacity, ceiling, spool: BlockCache(0, ceiling, spool)
     )
     monkeypatch.setattr("streamlr.passes.spool.os.pwrite", full)
-    with pytest.raises(streamlr.StreamlrError, match="No space left on device.*more room"):
+    with pytest.raises(streamlr.StreamlrError, match=r"No space left on device.*more room"):
         streamlr.fit(file, target="y", spool=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["data.parquet"]
 
