@@ -221,26 +221,42 @@ def newton(
         diagonal = np.diagonal(evaluation.hessian)
         information = np.maximum(information, np.maximum(diagonal, FLATTEST * diagonal.max(initial=0.0)))
         direction = _believable(evaluation, direction, information)
-        slope = float(evaluation.gradient @ direction)
-        step = 1.0
         with_hessian = not reuse or _wants_hessian(evaluation, direction, decrements, spare)
-        while True:
-            trial = coef + step * direction
+        found = _search(objective, coef, evaluation, direction, with_hessian)
+        if found is not None:
+            trial, trial_evaluation, step = found
             if with_hessian:
-                trial_evaluation = objective(trial)
+                metric = Metric(trial_evaluation.hessian)
             else:
-                trial_evaluation = objective(trial, False).with_hessian_of(evaluation, trial - coef)
-            if _accepts(evaluation, step * slope, trial_evaluation):
-                break
-            if step < SHORTEST_STEP:
-                yield State(coef, evaluation, decrement, distance, 0.0, direction, "stalled")
-                return
-            step *= _shrink(evaluation, step * slope, trial_evaluation)
-        if with_hessian:
-            metric = Metric(trial_evaluation.hessian)
+                metric.learn(trial - coef, trial_evaluation.gradient - evaluation.gradient)
+            coef, evaluation = trial, trial_evaluation
+        elif evaluation.drift > 0.0:
+            evaluation = objective(coef)  # no step by an old Hessian descends; one by its own may
+            metric = Metric(evaluation.hessian)
+            decrements.pop()
         else:
-            metric.learn(trial - coef, trial_evaluation.gradient - evaluation.gradient)
-        coef, evaluation = trial, trial_evaluation
+            yield State(coef, evaluation, decrement, distance, 0.0, direction, "stalled")
+            return
+
+
+def _search(
+    objective: Objective, coef: Floats, evaluation: Evaluation, direction: Floats, with_hessian: bool
+) -> tuple[Floats, Evaluation, float] | None:
+    """The first of ever shorter steps along the direction that is accepted: where it leads, what is found
+    there, and its length; None where none is."""
+    slope = float(evaluation.gradient @ direction)
+    step = 1.0
+    while True:
+        trial = coef + step * direction
+        if with_hessian:
+            found = objective(trial)
+        else:
+            found = objective(trial, False).with_hessian_of(evaluation, trial - coef)
+        if _accepts(evaluation, step * slope, found):
+            return trial, found, step
+        if step < SHORTEST_STEP:
+            return None
+        step *= _shrink(evaluation, step * slope, found)
 
 
 def certified_distance(evaluation: Evaluation, decrement: float, inverse_diagonal: Floats) -> float:
@@ -283,10 +299,11 @@ def _proved_ahead(state: State, inverse_diagonal: Floats, tolerance: float, spar
     step d the decrement is at most exp(s/2) (exp(s) - 1 - s) / s lambda (Bach 2010, proposition 2), u at most
     exp(s/2) u, and standard errors change by a factor within exp(+-s/2).
     """
-    if not (spare > 0.0 and math.isfinite(state.distance)):
+    # A step by the Hessian of another point leaves a share of the decrement behind, however short it is.
+    if not (spare > 0.0 and math.isfinite(state.distance)) or state.evaluation.drift > 0.0:
         return None
     s = state.evaluation.box.reach(np.abs(state.direction))
-    if not _standard_error_change(s + state.evaluation.drift) <= spare:
+    if not _standard_error_change(s) <= spare:
         return None
     growth = math.exp(s / 2.0)
     # (exp(s) - 1 - s) / s without cancellation: s / 2 + s**2 / 6 + ..., and s is below a millionth here.
@@ -333,11 +350,10 @@ def _standard_error_change(drift: float) -> float:
 def _wants_hessian(evaluation: Evaluation, direction: Floats, decrements: list[float], spare: float) -> bool:
     """Whether the next evaluation should have a Hessian of its own: steps shorten too slowly with the one at
     hand, or those behind the next are likely to be too short to change it any more."""
-    rate = RATE_TO_EXPECT
-    if evaluation.drift > 0.0 and len(decrements) > 1:
-        rate = decrements[-1] / decrements[-2]
-    if not rate <= SLOW:
+    last = decrements[-1] / decrements[-2] if len(decrements) > 1 else RATE_TO_EXPECT
+    if not last <= SLOW:
         return True
+    rate = last if evaluation.drift > 0.0 else RATE_TO_EXPECT
     behind = rate * evaluation.box.reach(np.abs(direction))
     return _standard_error_change(behind) <= spare
 
