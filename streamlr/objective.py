@@ -315,10 +315,13 @@ class Objective:
         self.last = sums
         self._step_null(sums)
         active = np.flatnonzero(self.basis.active)
+        hessian = sums.hessian() if with_hessian else np.zeros((0, 0))
+        if with_hessian and len(active) < len(hessian):
+            hessian = hessian[np.ix_(active, active)]
         return Evaluation(
             loss=sums.loss,
             gradient=sums.gradient()[active],
-            hessian=sums.hessian()[np.ix_(active, active)] if with_hessian else np.zeros((0, 0)),
+            hessian=hessian,
             box=self.box(),
             least_curvature=sums.least_curvature,
         )

@@ -104,6 +104,17 @@ class Layout:
         return np.array(slots, dtype=np.int64)
 
     @cached_property
+    def factor_columns(self) -> tuple[slice, ...]:
+        """The model columns of each factor, which stand side by side."""
+        starts = []
+        at = 0
+        for term in self.order:
+            if term >= self.numeric:
+                starts.append((term - self.numeric, at))
+            at += self.levels[term - self.numeric] if term >= self.numeric else 1
+        return tuple(slice(at, at + self.levels[f]) for f, at in sorted(starts))
+
+    @cached_property
     def group_of_column(self) -> NDArray[np.int64]:
         """(k,) place of the column's term; of one factor's columns a row has at most one."""
         groups: list[int] = []

@@ -178,20 +178,22 @@ class Sums:
     def hessian(self) -> Floats:
         """(k, k) Hessian by model column."""
         layout, totals = self.layout, self.totals
-        dense = layout.dense
-        whole = np.zeros((layout.slots, layout.slots))
-        lower = np.tril(totals.gram[:dense, :dense])
-        whole[:dense, :dense] = lower + np.tril(lower, -1).T
-        whole[:dense, dense:] = totals.cross
-        whole[dense:, :dense] = totals.cross.T
-        places = np.arange(dense, layout.slots)
-        whole[places, places] = totals.diagonal
-        for f, (start, width) in enumerate(zip(layout.starts, layout.widths, strict=True)):
-            for g in range(f + 1, len(layout.levels)):
-                other, other_width = layout.starts[g], layout.widths[g]
+        dense = layout.slot_of_column < layout.dense
+        places = np.flatnonzero(dense)[np.argsort(layout.slot_of_column[dense])]
+        whole = np.zeros((layout.columns, layout.columns))
+        lower = np.tril(totals.gram[: layout.dense, : layout.dense])
+        whole[np.ix_(places, places)] = lower + np.tril(lower, -1).T
+        first = layout.dense
+        factors = list(zip(layout.factor_columns, layout.starts, layout.widths, strict=True))
+        for f, (rows, start, width) in enumerate(factors):
+            slots = slice(start - first + 1, start - first + width)  # all but "no column"
+            whole[places, rows] = totals.cross[:, slots]
+            whole[rows, places] = totals.cross[:, slots].T
+            whole[np.arange(rows.start, rows.stop), np.arange(rows.start, rows.stop)] = totals.diagonal[slots]
+            for g in range(f + 1, len(factors)):
+                columns, _, other_width = factors[g]
                 begin = layout.pair_starts[f, g]
-                table = totals.pairs[begin : begin + width * other_width].reshape(width, other_width)
-                whole[start : start + width, other : other + other_width] = table
-                whole[other : other + other_width, start : start + width] = table.T
-        slots = layout.slot_of_column
-        return whole[np.ix_(slots, slots)]
+                table = totals.pairs[begin : begin + width * other_width].reshape(width, other_width)[1:, 1:]
+                whole[rows, columns] = table
+                whole[columns, rows] = table.T
+        return whole
