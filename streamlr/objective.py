@@ -282,16 +282,11 @@ class Objective:
         self.first: Sums | None = None
         self.last: Sums | None = None
         self.evaluations = 0
-        self._runner = runner
-        self._cache = cache
+        self.costs_nothing = False  # an evaluation reads no data, because rows were gathered to cells
+        # Where sums are taken over, and where the rows themselves are.
+        self._runner, self._cache = runner, cache
+        self._row_runner, self._row_cache = runner, cache
         self._gathering = gathering
-        self._cells: Runner[Any] | None = None
-        self._kept_cells: BlockCache | None = None
-
-    @property
-    def costs_nothing(self) -> bool:
-        """Whether an evaluation reads no data, because its rows were gathered to cells."""
-        return self._cells is not None
 
     def __call__(self, coef: Floats, with_hessian: bool = True) -> Evaluation:
         """Evaluate at `coef`, one number an active column; the Hessian is zero where it is not wanted."""
@@ -299,14 +294,14 @@ class Objective:
         task = SumsTask(
             self.design,
             self.basis,
-            self._cache if self._cells is None else self._kept_cells,
+            self._cache,
             self.expand(coef),
             self.null_coef,
             self.first is None,
             with_hessian,
             gathering.keying if gathering is not None else None,
         )
-        sums: Sums = (self._cells or self._runner)(task, Sums.merge)
+        sums: Sums = self._runner(task, Sums.merge)
         self.evaluations += 1
         if self.first is None:
             self.first = sums
@@ -328,15 +323,14 @@ class Objective:
 
     def probe(self, coef: Floats, combinations: Floats) -> tuple[Floats, Floats, Floats]:
         """Extents (m,), curvature-weighted squares (m,) and products with every column (m, k)."""
-        cache = self._cache if self._cells is None else self._kept_cells
-        task = ProbeTask(self.design, self.basis, cache, self.expand(coef), combinations)
-        probe: Probe = (self._cells or self._runner)(task, Probe.merge)
+        task = ProbeTask(self.design, self.basis, self._cache, self.expand(coef), combinations)
+        probe: Probe = self._runner(task, Probe.merge)
         return probe.extent, probe.squares, probe.products[:, self.design.layout.slot_of_column]
 
     def margins(self, direction: Floats, threshold: float) -> Margins:
         """Rows separated by `direction` (active,) and rows that are not."""
-        task = MarginsTask(self.design, self.basis, self._cache, self.expand(direction), threshold)
-        margins: Margins = self._runner(task, Margins.merge)
+        task = MarginsTask(self.design, self.basis, self._row_cache, self.expand(direction), threshold)
+        margins: Margins = self._row_runner(task, Margins.merge)
         return margins
 
     def with_basis(self, basis: Basis, reduced_extent: Mapping[int, float]) -> Objective:
@@ -375,10 +369,11 @@ class Objective:
         if found is None or not keying.holds(sums.low, sums.high):
             return
         parts = parts_of_cells(keying, found)
-        self._kept_cells = BlockCache(0, 0)
+        self._cache = BlockCache(0, 0)
         for part in parts:
-            self._kept_cells.store(part, Kept([part.block], Tally()))
-        self._cells = partial(gathering.run, parts)
+            self._cache.store(part, Kept([part.block], Tally()))
+        self._runner = partial(gathering.run, parts)
+        self.costs_nothing = True
 
     def _step_null(self, sums: Sums) -> None:
         """One Newton step of the null model, which shares the passes of the fit."""
