@@ -33,7 +33,7 @@ from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums, scratch_for
 from streamlr.profiling import columns_to_profile, profile_and_freeze
 from streamlr.sources.open import open_source
-from streamlr.start import conditioned_basis, parts_to_condition_on, sample_of, start_of
+from streamlr.start import conditioned_basis, null_model, parts_to_condition_on, sample_of, starts_of
 
 Floats = NDArray[np.float64]
 
@@ -91,7 +91,7 @@ def begin(data: Any, target: str, features: Sequence[str]) -> Fit:
     spec, profile, design = profile_and_freeze(session, spec, columns, "levels")
     sample = sample_of(source, design, profile)
     basis = conditioned_basis(session, design, parts_to_condition_on(source, sample))
-    start = start_of(session, design, basis, profile, sample)
+    start = starts_of(session, design, basis, null_model(design, profile), profile, sample)[0]
     return Fit(source, design, basis, np.where(start == 0.0, 0.01, start))
 
 

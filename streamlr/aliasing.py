@@ -41,12 +41,13 @@ class Nomination:
     information: float  # what the Hessian leaves of it
 
 
-def settle_basis(objective: Objective, coef: Floats) -> tuple[Objective, Floats, Evaluation, list[int]]:
-    """Evaluate at `coef`, find aliased columns and condition the others.
+def settle_basis(
+    objective: Objective, coef: Floats, evaluation: Evaluation
+) -> tuple[Objective, Floats, Evaluation, list[int]]:
+    """Find aliased columns and condition the others, from the evaluation at `coef`.
 
     Returns the objective in the settled basis, `coef` there, the evaluation and the aliased model columns.
     """
-    evaluation = objective(coef)
     assert objective.first is not None
     if objective.first.tally.rows_used == 0 or not np.isfinite(evaluation.hessian).all():
         # No row is left, or there are infinities in the data: the caller knows what to say.

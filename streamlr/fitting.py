@@ -44,7 +44,15 @@ from streamlr.profiling import (
 from streamlr.separation import is_complete, separated_terms, separation_error
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
-from streamlr.start import conditioned_basis, null_start, parts_to_condition_on, sample_of, start_of
+from streamlr.start import (
+    begin,
+    conditioned_basis,
+    null_model,
+    null_start,
+    parts_to_condition_on,
+    sample_of,
+    starts_of,
+)
 
 Floats = NDArray[np.float64]
 
@@ -214,7 +222,8 @@ def _maximise(
         session.cache = None if session.on_dask else BlockCache(plan.cache, plan.ceiling, session.spool)
         sample = sample_of(source, design, profile)
         basis = conditioned_basis(session, design, parts_to_condition_on(source, sample))
-        start = start_of(session, design, basis, profile, sample)
+        null = null_model(design, profile)
+        starts = starts_of(session, design, basis, null, profile, sample)
 
         keying = keying_of(design, partial(_whole_range, source))
         objective = Objective(
@@ -225,7 +234,7 @@ def _maximise(
             null_start(design, profile),
             None if keying is None else Gathering(keying, session.run_cells),
         )
-        objective, coef, evaluation, aliased = settle_basis(objective, start)
+        objective, coef, evaluation, aliased = settle_basis(objective, *begin(objective, starts, null))
         assert objective.first is not None
         rows_as_profiled = objective.first.tally.rows_used == profile.rows_used
         if rows_as_profiled and np.isfinite(objective.extent()).all():

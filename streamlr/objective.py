@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from streamlr.design.basis import Basis
 from streamlr.design.design import Design, Encoder, Tally
 from streamlr.kernels.block import Scratch, probe_block, score_block
 from streamlr.kernels.tile import Block
-from streamlr.newton import Box, Evaluation
+from streamlr.newton import Box, Evaluation, Metric
 from streamlr.passes.cache import BlockCache, Kept
 from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.leaves import Task
@@ -26,6 +26,9 @@ Result = TypeVar("Result")
 
 # The null model takes whole Newton steps, which only far from its minimum could overshoot.
 LONGEST_NULL_STEP = 4.0
+
+# Share of a column's information that is added to it where only a rough decrement is wanted.
+MADE_UP = 1e-8
 
 # Runs a task over all parts that it was made for and merges the results.
 Runner = Callable[[Task[Result], Callable[[Result, Result], Result]], Result]
@@ -158,6 +161,47 @@ class SumsTask(DesignTask):
                 sums.cells.add(self.keying.keys(block), block.weight)
             del block
         return sums
+
+
+@dataclass
+class Rivals:
+    """Sums at two points."""
+
+    sums: Sums
+    rival: Sums
+
+    def merge(self, other: Rivals) -> Rivals:
+        """Add another leaf's."""
+        self.sums.merge(other.sums)
+        self.rival.merge(other.rival)
+        return self
+
+
+@dataclass(frozen=True)
+class RivalsTask(SumsTask):
+    """Sums at `coef` and at another point, in one pass; what is no sum at a point stands with the first."""
+
+    rival: Floats = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def cells(self) -> int:
+        """Size of both sums, in numbers."""
+        return 2 * self.design.layout.cells
+
+    def __call__(self, parts: Sequence[Any]) -> Rivals:  # type: ignore[override]
+        """The sums of one leaf."""
+        layout = self.design.layout
+        both = Rivals(Sums(layout, self.first), Sums(layout, False))
+        scratch = scratch_for(layout)
+        conditioning = self.basis.conditioning()
+        coef, rival = layout.to_slots(self.coef), layout.to_slots(self.rival)
+        for block in self.blocks(parts, both.sums.tally):
+            both.sums.add(block, conditioning, coef, self.null_coef, scratch)
+            both.rival.add(block, conditioning, rival, self.null_coef, scratch)
+            if self.keying is not None:
+                both.sums.cells.add(self.keying.keys(block), block.weight)
+            del block
+        return both
 
 
 @dataclass
@@ -302,6 +346,38 @@ class Objective:
             gathering.keying if gathering is not None else None,
         )
         sums: Sums = self._runner(task, Sums.merge)
+        self._note(sums, gathering)
+        return self._evaluation(sums, with_hessian)
+
+    def best_of(self, starts: Sequence[Floats]) -> tuple[Floats, Evaluation]:
+        """The better of one or two points (active,), and the evaluation there, in one pass.
+
+        The first has to have the lower loss and less than a quarter of the Newton decrement: near a minimum
+        that is the distance to it.
+        """
+        if len(starts) == 1:
+            return starts[0], self(starts[0])
+        one, other = starts
+        task = RivalsTask(
+            self.design,
+            self.basis,
+            self._cache,
+            self.expand(one),
+            self.null_coef,
+            first=True,
+            keying=self._gathering.keying if self._gathering is not None else None,
+            rival=self.expand(other),
+        )
+        both: Rivals = self._runner(task, Rivals.merge)
+        self._note(both.sums, self._gathering)
+        found, rival = (self._evaluation(sums, True) for sums in (both.sums, both.rival))
+        if found.loss < rival.loss and 4.0 * rough_decrement(found) < rough_decrement(rival):
+            return one, found
+        self.last = both.rival
+        return other, rival
+
+    def _note(self, sums: Sums, gathering: Gathering | None) -> None:
+        """Remember what a pass has found; the first one told ranges and cells as well."""
         self.evaluations += 1
         if self.first is None:
             self.first = sums
@@ -309,6 +385,8 @@ class Objective:
                 self._take_cells(gathering, sums)
         self.last = sums
         self._step_null(sums)
+
+    def _evaluation(self, sums: Sums, with_hessian: bool) -> Evaluation:
         active = np.flatnonzero(self.basis.active)
         hessian = sums.hessian() if with_hessian else np.zeros((0, 0))
         if with_hessian and len(active) < len(hessian):
@@ -350,6 +428,8 @@ class Objective:
         """(k,) largest absolute value of every basis column over the rows used; 1 for a factor's."""
         assert self.first is not None, "ranges are known after the first pass"
         basis = self.basis
+        if self.first.tally.rows_used == 0:
+            return np.zeros(self.design.layout.columns)
         low = (self.first.low - basis.centre) * basis.scale
         high = (self.first.high - basis.centre) * basis.scale
         extent = np.ones(self.design.layout.columns)
@@ -383,3 +463,9 @@ class Objective:
             self.null_loss = sums.null[0]
             if curvature > 0:
                 self.null_coef -= float(np.clip(slope / curvature, -LONGEST_NULL_STEP, LONGEST_NULL_STEP))
+
+
+def rough_decrement(evaluation: Evaluation) -> float:
+    """The Newton decrement, also where columns are aliased: their share of the information is made up."""
+    hessian = evaluation.hessian + np.diag(MADE_UP * np.diagonal(evaluation.hessian))
+    return Metric(hessian).solve(evaluation.gradient)[1]

@@ -1,6 +1,7 @@
 """Where Newton starts: conditioning from a few rows, and for large data the estimate of a sample.
 
-Both only save passes: a poor sample costs a pass or two and never an answer.
+Both only save passes. A poor sample costs neither an answer nor a pass: where rows outside of it look
+different, the first pass evaluates its estimate and the null model together, and the better one is the start.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from streamlr.design.design import Design
 from streamlr.design.freeze import conditioning_of
 from streamlr.design.profile import ProfileSums
 from streamlr.errors import StreamlrError
+from streamlr.linear_algebra import factorise
 from streamlr.newton import Evaluation, newton
-from streamlr.objective import HeadsTask, Objective
+from streamlr.objective import HeadsTask, Objective, rough_decrement
 from streamlr.passes.leaves import Task
 from streamlr.passes.session import Session
+from streamlr.passes.sums import Sums
 from streamlr.sources.base import Part, Source
 
 Floats = NDArray[np.float64]
@@ -41,12 +44,23 @@ SAMPLE_SHARE = 20
 SAMPLE_ROWS = (100_000, 500_000)
 ROWS_A_COLUMN = 100
 EVENTS_A_COLUMN = 20
+# With fewer than this for every coefficient, an estimate is not to be relied on.
+FEWEST_EVENTS = 5
 LARGEST_SHARE = 5
 # The part of a sample on which a fit with a dear Hessian finds its own start.
 FIRST_STAGE = 5
 # Weight of the pull towards zero that keeps a sample fit finite where the sample is separated; with
 # standardised columns it is one pseudo-observation.
 RIDGE = 1.0
+# A column whose information is no more than the pull's was constant in the sample: a level that it lacks.
+UNINFORMED = 1.01 * RIDGE
+# Other rows look like those of the sample while the score test's statistic is this many deviations above its
+# mean at most. Looking at both starts in vain costs a tenth of a pass.
+DEVIATIONS = 4.0
+# How much further all values may reach than those of the sample: a twentieth of a heavy tail misses its end.
+WIDER = 4.0
+# Parts that an estimate is checked on.
+CHECKS = 2
 # In standard errors of the sample: its estimate is some sqrt(k) of them away from that of all rows.
 CLOSE_ENOUGH = 0.1
 ITERATIONS = 12
@@ -83,28 +97,110 @@ def null_start(design: Design, profile: ProfileSums) -> float:
     return math.log(weight[design.positive] / weight[design.negative]) - offset
 
 
-def start_of(
-    session: Session, design: Design, basis: Basis, profile: ProfileSums, sample: Sample | None
-) -> Floats:
-    """(k,) the estimate from a sample for large data, else the null model.
+def null_model(design: Design, profile: ProfileSums) -> Floats:
+    """(k,) the coefficients of the model with an intercept alone."""
+    null = np.zeros(design.layout.columns)
+    if design.layout.intercept:
+        null[int(np.flatnonzero(design.layout.slot_of_column == 0)[0])] = null_start(design, profile)
+    return null
 
-    A sample that says little of the other rows (a sorted file) is found out on rows outside of it: where its
-    estimate does not describe them better than the null model does, the null model is the start.
+
+def begin(objective: Objective, starts: Sequence[Floats], null: Floats) -> tuple[Floats, Evaluation]:
+    """The first pass: where Newton starts, and the evaluation there.
+
+    A sample's estimate that looked like all rows and is far from their minimum after all is given up for the
+    null model, whose loss needs no pass: it has to have won four times what the next step promises to win.
     """
-    layout = design.layout
-    start = np.zeros(layout.columns)
-    if layout.intercept:
-        start[int(np.flatnonzero(layout.slot_of_column == 0)[0])] = null_start(design, profile)
+    coef, evaluation = objective.best_of(starts)
+    if coef is null or len(starts) > 1 or objective.design.offset is not None:
+        return coef, evaluation
+    assert objective.first is not None
+    won = objective.first.null_loss - evaluation.loss
+    if won >= 2.0 * rough_decrement(evaluation) ** 2:
+        return coef, evaluation
+    return null, objective(null)
+
+
+def starts_of(
+    session: Session,
+    design: Design,
+    basis: Basis,
+    null: Floats,
+    profile: ProfileSums,
+    sample: Sample | None,
+) -> list[Floats]:
+    """Where Newton may start, each (k,): the estimate from a sample for large data, else the null model.
+
+    Both where the sample may say little of the other rows (a sorted file, a level that it lacks): the first
+    pass then looks at both, so that a poor sample costs no pass.
+    """
     if sample is None:
-        return start
-    found = start
+        return [null]
+    found: Estimate | None = None
     for parts in sample.stages:
-        found = _estimate(_objective_on(session, design, basis, parts), found)
-    check = _objective_on(session, design, basis, [sample.check])
-    loss = check(found, False).loss
+        before = null if found is None else found.coef
+        found = _estimate(_objective_on(session, design, basis, parts), before)
+        if found is None:
+            return [null]
+    assert found is not None
+    check = _objective_on(session, design, basis, sample.checks)
+    gradient = check(found.coef, False).gradient
     assert check.last is not None
-    null_loss = check(start, False).loss if design.offset is not None else check.last.null_loss
-    return found if loss < null_loss else start
+    alike = (
+        min(found.sums.successes, found.sums.failures) >= FEWEST_EVENTS * design.layout.columns
+        and found.describes(gradient, check.last.tally.rows_used)
+        and _share_alike(found.sums, _positive_share(design, profile))
+        and _ranges_alike(found.sums, design, session.source)
+    )
+    return [found.coef] if alike else [found.coef, null]
+
+
+def _share_alike(sums: Sums, share: float) -> bool:
+    """Whether a sample has the outcomes that all rows have, of which `share` are successes."""
+    trials = sums.successes + sums.failures
+    return abs(sums.successes - trials * share) <= DEVIATIONS * math.sqrt(trials * share * (1.0 - share))
+
+
+def _ranges_alike(sums: Sums, design: Design, source: Source) -> bool:
+    """Whether the numeric columns of a sample vary about as far as metadata tell of all rows."""
+    for number, low, high in zip(design.numbers, sums.low, sums.high, strict=True):
+        told = source.statistics(number.column)
+        try:
+            if not float(told.high) - float(told.low) <= WIDER * (high - low):
+                return False
+        except (TypeError, ValueError):
+            continue  # not told, or no number
+    return True
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sample says: coefficients (k,), and their information (k, k), pull included."""
+
+    coef: Floats
+    information: Floats
+    sums: Sums  # of its first evaluation
+
+    @property
+    def rows(self) -> int:
+        """Rows of the sample that are used."""
+        return self.sums.tally.rows_used
+
+    def describes(self, gradient: Floats, rows: int) -> bool:
+        """Whether other rows, whose loss has this gradient (k,) here, look like those of the sample.
+
+        Then the gradient is random with variance H (rows / self.rows) (1 + rows / self.rows), and its square
+        in the metric of that variance is chi-squared with k degrees of freedom: a score test of the estimate.
+        """
+        k = len(self.coef)
+        factor = factorise(self.information)
+        informed = np.diagonal(self.information) > UNINFORMED
+        if factor is None or rows == 0 or not (informed.all() and np.isfinite(gradient).all()):
+            return False
+        share = rows / self.rows
+        half = factor.half_solve(gradient)
+        statistic = float(half @ half) / (share * (1.0 + share))
+        return statistic <= k + DEVIATIONS * math.sqrt(2.0 * k)
 
 
 def _objective_on(session: Session, design: Design, basis: Basis, parts: Sequence[Part]) -> Objective:
@@ -114,8 +210,9 @@ def _objective_on(session: Session, design: Design, basis: Basis, parts: Sequenc
     return Objective(design, basis, runner, session.cache)
 
 
-def _estimate(objective: Objective, start: Floats) -> Floats:
-    """(k,) the estimate of some rows, pulled a little towards zero, as close as is worth it."""
+def _estimate(objective: Objective, start: Floats) -> Estimate | None:
+    """The estimate of some rows, pulled a little towards zero, as close as is worth it; None where no row of
+    them is used."""
 
     def ridged(coef: Floats, with_hessian: bool = True) -> Evaluation:
         evaluation = objective(coef, with_hessian)
@@ -128,12 +225,17 @@ def _estimate(objective: Objective, start: Floats) -> Floats:
             return pulled
         return replace(pulled, hessian=evaluation.hessian + RIDGE * np.eye(len(coef)))
 
-    found = start
+    first = ridged(start)
+    sums = objective.first
+    assert sums is not None
+    if sums.tally.rows_used == 0:
+        return None
+    found: Estimate | None = None
     dear = objective.design.layout.hessian_is_dear
     # A tolerance out of reach: how close is close enough is decided here, without a proof.
-    steps = newton(ridged, start, tolerance=TINY, spare=TINY, reuse=dear)
+    steps = newton(ridged, start, first, tolerance=TINY, spare=TINY, reuse=dear)
     for count, state in enumerate(steps):
-        found = state.coef
+        found = Estimate(state.coef, state.evaluation.hessian, sums)
         if state.decrement < CLOSE_ENOUGH or count >= ITERATIONS:
             break
     return found
@@ -157,17 +259,17 @@ def _remark_on_identifiers(session: Session, design: Design, columns: Sequence[N
 
 @dataclass(frozen=True)
 class Sample:
-    """Parts to take the start from, in growing `stages`, and a part outside of them to `check` it on."""
+    """Parts to take the start from, in growing `stages`, and parts outside of them to check it on."""
 
     stages: tuple[Sequence[Part], ...]
-    check: Part
+    checks: Sequence[Part]
 
 
 def parts_to_condition_on(source: Source, sample: Sample | None) -> Sequence[Part]:
     """A few parts spread over the data; those of a sample, which will be read anyway, if there is one."""
     if sample is None:
         return _spread(source.parts, CONDITIONING_PARTS)
-    return [*_spread(sample.stages[-1], CONDITIONING_PARTS), sample.check]
+    return [*_spread(sample.stages[-1], CONDITIONING_PARTS), *sample.checks]
 
 
 def _spread(parts: Sequence[Part], count: int) -> list[Part]:
@@ -183,23 +285,25 @@ def sample_of(source: Source, design: Design, profile: ProfileSums) -> Sample | 
     layout = design.layout
     if rows is None or rows * (layout.dense + len(layout.levels)) < WORTH_A_SAMPLE:
         return None
+    share = _positive_share(design, profile)
     wanted = min(max(rows // SAMPLE_SHARE, SAMPLE_ROWS[0]), SAMPLE_ROWS[1])
     wanted = max(wanted, ROWS_A_COLUMN * layout.columns)
-    wanted = max(wanted, int(EVENTS_A_COLUMN * layout.columns / _rarer_share(design, profile)))
+    wanted = max(wanted, int(EVENTS_A_COLUMN * layout.columns / min(share, 1.0 - share)))
     count = max(1, round(min(wanted, rows // LARGEST_SHARE) * len(parts) / rows))
     if 3 * count > len(parts):
         return None
     chosen = _spread(parts, count)
-    check = parts[len(parts) // (2 * count)]  # in the middle between the first two
+    # In the middle between parts of the sample, so that what changes along the file is seen.
+    gaps = [parts[(2 * i + 1) * len(parts) // (2 * count)] for i in range(count)]
+    checks = _spread(gaps, CHECKS)
     if layout.hessian_is_dear and count > 2:
-        return Sample((_spread(chosen, -(-count // FIRST_STAGE)), chosen), check)
-    return Sample((chosen,), check)
+        return Sample((_spread(chosen, -(-count // FIRST_STAGE)), chosen), checks)
+    return Sample((chosen,), checks)
 
 
-def _rarer_share(design: Design, profile: ProfileSums) -> float:
-    """Weighted share of the rarer outcome."""
+def _positive_share(design: Design, profile: ProfileSums) -> float:
+    """Weighted share of successes in all rows."""
     if design.trials is not None:
-        amounts = [profile.successes, profile.failures]
-    else:
-        amounts = list(profile.outcome_weight.values())
-    return min(amounts) / sum(amounts)
+        return profile.successes / (profile.successes + profile.failures)
+    assert design.positive is not None
+    return profile.outcome_weight[design.positive] / sum(profile.outcome_weight.values())

@@ -448,7 +448,7 @@ def test_a_settled_basis_moves_no_row() -> None:
     )
     start = rng.normal(size=made.layout.columns) * 0.5
     before = objective(start)
-    settled, coef, evaluation, aliased = settle_basis(objective, start)
+    settled, coef, evaluation, aliased = settle_basis(objective, start, before)
     assert [made.column_names[column] for column in aliased] == ["sum", "p"]
     assert [made.column_names[column] for column in settled.basis.reduced] == ["near"]
     # What one column says is moved to others: eta, some units here, is rounded in its last digits.

@@ -13,6 +13,7 @@ leaves room for both; at the default setting the promise between two routes is 1
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,13 +21,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import naive
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import streamlr
+from streamlr import fitting, start
+from streamlr.design import layout
+from streamlr.objective import SumsTask
+from streamlr.passes.cache import BlockCache
+from streamlr.sources import parquet
 
 TIGHT = 2e-13
 FEATURES = ["x", "z", "g"]
@@ -224,6 +232,88 @@ def test_threads_and_memory_change_no_bit(rows: Rows, borders: list[float], tigh
             assert_identical(fit(path, threads=threads, memory=memory, tol=tol), alone)
 
 
+@dataclass(frozen=True, repr=False)
+class Wide:
+    """y (n,), numbers (columns, n) and two factors (n,) of three and four levels."""
+
+    y: np.ndarray
+    numbers: np.ndarray
+    factors: tuple[np.ndarray, np.ndarray]
+    seed: int
+
+    @classmethod
+    def drawn(cls, seed: int, rows: int, columns: int) -> Wide:
+        rng = np.random.default_rng(seed)
+        numbers = rng.normal(size=(columns, rows)) * rng.uniform(0.1, 5, (columns, 1))
+        numbers += rng.normal(size=(columns, 1)) * 3  # not centred
+        factors = rng.integers(0, 3, rows), rng.integers(0, 4, rows)
+        effect = rng.normal(size=columns) * 0.5 / np.sqrt(columns) / numbers.std(axis=1)
+        eta = effect @ (numbers - numbers.mean(axis=1, keepdims=True)) - 0.5
+        eta += rng.normal(0, 0.5, 3)[factors[0]] + rng.normal(0, 0.5, 4)[factors[1]]
+        y = (rng.random(rows) < 1 / (1 + np.exp(-eta))).astype(np.int8)
+        return cls(y, numbers, factors, seed)
+
+    def __repr__(self) -> str:
+        return f"Wide({self.numbers.shape[1]} rows, {len(self.numbers)} numbers, seed {self.seed})"
+
+    def write(self, path: Path, rows_per_group: int) -> Path:
+        named = {f"x{j}": column for j, column in enumerate(self.numbers)}
+        factors = {f"g{f}": np.array(list("abcd"))[codes] for f, codes in enumerate(self.factors)}
+        pq.write_table(pa.table({"y": self.y, **named, **factors}), path, row_group_size=rows_per_group)
+        return path
+
+    def matrix(self) -> np.ndarray:
+        levels = [codes == level for codes in self.factors for level in range(1, codes.max() + 1)]
+        return np.column_stack([np.ones(len(self.y)), *self.numbers, *levels])
+
+
+@pytest.mark.parametrize("sampling", [False, True], ids=["null", "sample"])
+@pytest.mark.parametrize("seed", range(3))
+def test_neither_threads_nor_memory_nor_cache_change_a_bit_of_a_wide_fit(
+    seed: int, sampling: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a Hessian that is reused, in twenty parts, from a sample of four of them or the null model."""
+    monkeypatch.setattr(layout, "DEAR", 8)
+    monkeypatch.setattr(parquet, "PART_ROWS", 400)
+    if sampling:
+        monkeypatch.setattr(start, "WORTH_A_SAMPLE", 0)
+        monkeypatch.setattr(start, "SAMPLE_ROWS", (1_600, 1_600))
+    wide = Wide.drawn(seed, 8_000, 9)
+    path = wide.write(tmp_path / "wide.parquet", 400)
+    gradients: list[int] = []
+    work = SumsTask.__call__
+
+    def watched(task: SumsTask, parts: Any) -> Any:
+        if not task.with_hessian:
+            gradients.append(len(parts))
+        return work(task, parts)
+
+    monkeypatch.setattr(SumsTask, "__call__", watched)
+    sample_of = fitting.sample_of
+    taken: list[Any] = []
+
+    def told(*arguments: Any) -> Any:
+        taken.append(sample_of(*arguments))
+        return taken[-1]
+
+    monkeypatch.setattr(fitting, "sample_of", told)
+    alone = streamlr.fit(path, target="y", threads=1, memory="2GB")
+    assert alone.converged
+    assert sum(gradients) >= 20  # a whole pass without a Hessian at least
+    assert [sample and len(sample.stages[-1]) for sample in taken] == [4 if sampling else None]
+    begin = BlockCache.begin
+    for threads, memory, cached in [
+        (1, "2GB", False),
+        (2, "2GB", True),
+        (2, "300MB", True),
+        (3, "2GB", False),
+        (3, "300MB", True),
+        (5, "2GB", True),
+    ]:
+        monkeypatch.setattr(BlockCache, "begin", begin if cached else lambda cache, part: None)
+        assert_identical(streamlr.fit(path, target="y", threads=threads, memory=memory), alone)
+
+
 @given(rows=samples(), borders=cuts())
 def test_the_same_fit_twice_changes_no_bit(rows: Rows, borders: list[float]) -> None:
     """Table by table, file by file: nothing random, nothing left over from the first fit."""
@@ -328,3 +418,92 @@ def test_any_reference_level_is_the_same_model(rows: Rows, reference: str) -> No
     assert abs(other.llf - model.llf) <= 1e-12 * abs(model.llf)
     # A probability moves by at most p·q·|Δη|, and Δη is a sum of five terms of size |b·x| < 50.
     np.testing.assert_allclose(other.predict(table), model.predict(table), rtol=1e-11)
+
+
+# What is proved of the estimate
+
+
+def exact_maximum(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The maximum (k,) in 80 bits, the Hessian (k, k) there and standard errors (k,).
+
+    Newton whose gradients are summed in extended precision: steps by a Hessian in doubles contract by 1e-10
+    or so each, whatever they leave of its rounding, so that the last two only remove what gradients leave.
+    """
+    wide = X.astype(np.longdouble)
+    coef = np.zeros(X.shape[1], dtype=np.longdouble)
+    for _ in range(15):
+        _, slope, curvature = naive.losses(wide @ coef, y, 1 - y)
+        hessian = (X * curvature.astype(float)[:, None]).T @ X
+        step = np.linalg.solve(hessian, (wide.T @ slope).astype(float))
+        coef = coef - step
+    assert np.sqrt(step @ hessian @ step) < 1e-15, "the reference itself did not converge"
+    return coef, hessian, np.sqrt(np.diag(np.linalg.inv(hessian)))
+
+
+@pytest.mark.parametrize("dear", [False, True], ids=["plain", "dear"])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_estimate_is_as_near_as_is_proved(
+    seed: int, dear: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a pass is left out too, and for a loose tolerance; in the metric of the maximum's Hessian."""
+    monkeypatch.setattr(fitting, "WORTH_SPARING", 0)
+    monkeypatch.setattr(layout, "DEAR", 2 if dear else 256)
+    rng = np.random.default_rng(seed + 100)
+    wide = Wide.drawn(seed, int(rng.integers(500, 4_000)), int(rng.integers(2, 12)))
+    path = wide.write(tmp_path / "wide.parquet", 1_000)
+    best, hessian, errors = exact_maximum(wide.matrix(), wide.y)
+    for tol, spare in ((1e-8, 1e-6), (1e-8, 1e-2), (1e-3, 1e-2)):
+        monkeypatch.setattr(fitting, "SPARE_ERROR", spare)
+        model = streamlr.fit(path, target="y", tol=tol)
+        assert model.converged
+        proved = model.glance()["newton_decrement"]
+        assert 0 < proved <= tol
+        step = (model.params - best).astype(float)
+        # The metric at the maximum is that at the estimate up to a share of u times the distance, below 1e-2
+        # here; 1e-12 is the rounding of coefficients on their way into the units of the columns.
+        assert np.sqrt(step @ hessian @ step) <= proved * (1.01 if tol > 1e-8 else 1 + 1e-6) + 1e-12
+        # Errors of the estimate are right to `spare`, and it moves by u times the distance at most.
+        assert np.max(np.abs(model.bse / errors - 1)) <= spare + 30 * proved
+
+
+def test_a_pass_is_left_out_where_it_could_only_confirm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the path which leaves it out is taken, and changes neither estimates nor likelihood."""
+    spared = 0
+    for seed in range(10):
+        path = Wide.drawn(seed, 2_000, 4).write(tmp_path / f"{seed}.parquet", 1_000)
+        monkeypatch.setattr(fitting, "WORTH_SPARING", 10**12)
+        whole = streamlr.fit(path, target="y")
+        monkeypatch.setattr(fitting, "WORTH_SPARING", 0)
+        for spare in (1e-6, 1e-2):
+            monkeypatch.setattr(fitting, "SPARE_ERROR", spare)
+            short = streamlr.fit(path, target="y")
+            assert short.glance()["passes"] <= whole.glance()["passes"]
+            spared += short.glance()["passes"] < whole.glance()["passes"]
+            assert np.max(np.abs(short.params - whole.params) / whole.bse) <= 1e-8
+            assert np.max(np.abs(short.bse / whole.bse - 1)) <= spare
+            # What the last step gains is left out of no likelihood; 5e-15 is the rounding of its sums.
+            assert abs(short.llf - whole.llf) <= 5e-15 * abs(whole.llf)
+    assert spared >= 10
+
+
+def test_no_fit_of_quasi_separated_data_converges() -> None:
+    """Rows off the plane x'd = 0 have the outcome of their side; in it, exactly in doubles, lie both."""
+    for seed in range(80, 100):
+        rng = np.random.default_rng(seed)
+        k = int(rng.integers(2, 7))
+        X = np.round(rng.normal(size=(40 * k, k)) * rng.uniform(0.2, 3, k) * 64) / 64
+        d = np.r_[1.0, rng.integers(-3, 4, k)[1:]]
+        X[: 4 * k, 0] = -(X[: 4 * k, 1:] @ d[1:])
+        side = X @ d
+        y = np.where(side == 0.0, rng.permutation(40 * k) % 2, side > 0).astype(int)
+        names = [f"x{j}" for j in range(k)]
+        data = {"y": y, **dict(zip(names, X.T, strict=True))}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", streamlr.ConvergenceWarning)
+            try:
+                model = streamlr.fit(data, f"y ~ {' + '.join(names)} - 1")
+            except streamlr.SeparationError:
+                continue
+        assert not model.converged, (seed, model.bse.max())

@@ -1,0 +1,494 @@
+"""Where Newton starts: samples, and that a poor one costs neither the answer nor a pass.
+
+The answer is compared with plain Newton on whole matrices (`maximum_likelihood` of conftest). Passes are
+counted where parts are read, with nothing kept between passes, and never taken from the program's word.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import streamlr
+from streamlr import fitting, start
+from streamlr.design.design import Design, Factor, Number
+from streamlr.design.profile import ProfileSums
+from streamlr.objective import SumsTask
+from streamlr.passes.cache import BlockCache
+from streamlr.sources import parquet
+from streamlr.start import Sample, sample_of
+
+# What a sample is
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of which only the number of rows is known."""
+
+    number: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A source of which only the parts are known."""
+
+    parts: Sequence[Piece]
+    known: bool = True
+
+    @property
+    def rows(self) -> int | None:
+        return sum(piece.rows for piece in self.parts) if self.known else None
+
+
+def pieces(count: int, rows: int, **options: Any) -> Any:
+    return Pieces([Piece(i, rows) for i in range(count)], **options)
+
+
+def design_of(numbers: int, levels: Sequence[int] = (), trials: str | None = None) -> Design:
+    terms = [Number(f"x{j}", f"x{j}", False) for j in range(numbers)]
+    factors = [
+        Factor(f"g{f}", f"g{f}", False, tuple(f"l{i}" for i in range(count)), "other")
+        for f, count in enumerate(levels)
+    ]
+    return Design("y", 1, 0, True, (*terms, *factors), None, "frequency", None, trials, "drop")
+
+
+def profile_of(successes: float, failures: float, *, trials: bool = False) -> ProfileSums:
+    profile = ProfileSums()
+    if trials:
+        profile.successes, profile.failures = successes, failures
+    else:
+        profile.outcome_weight = {1: successes, 0: failures}
+    return profile
+
+
+def numbers_of(parts: Sequence[Any]) -> list[int]:
+    return [part.number for part in parts]
+
+
+HALF = profile_of(0.5, 0.5)
+
+
+def rows_of(sample: Sample) -> int:
+    return sum(part.rows for part in sample.stages[-1])
+
+
+def test_small_data_have_no_sample() -> None:
+    """Rows times columns, an intercept and factors included, decide: 40 million values are the border."""
+    design = design_of(18, [3])  # twenty columns and codes
+    assert sample_of(pieces(20, 99_999), design, HALF) is None
+    assert sample_of(pieces(20, 100_000), design, HALF) is not None
+
+
+def test_data_of_unknown_length_have_no_sample() -> None:
+    assert sample_of(pieces(100, 1_000_000, known=False), design_of(9), HALF) is None
+
+
+def test_data_in_few_parts_have_no_sample() -> None:
+    """A part is the least to read, and two thirds of the data at least are left out."""
+    assert sample_of(pieces(2, 50_000_000), design_of(9), HALF) is None
+    assert sample_of(pieces(3, 50_000_000), design_of(9), HALF) is not None
+    # 2,000 columns want 200,000 rows of a million: two parts of ten, but not two of five.
+    wide = design_of(1999)
+    assert len(sample_of(pieces(10, 100_000), wide, HALF).stages[-1]) == 2
+    assert len(sample_of(pieces(5, 200_000), wide, HALF).stages[-1]) == 1
+    assert sample_of(pieces(2, 500_000), wide, HALF) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "columns", "wanted"),
+    [
+        (100, 50_000, 10, 250_000),  # a twentieth
+        (100, 10_000_000, 10, 10_000_000),  # 500,000, of which a part is more
+        (10_000, 100_000, 10, 500_000),
+        (100, 10_000, 41, 100_000),  # at least so many
+        (1_000, 10_000, 7_000, 700_000),  # a hundred rows a coefficient
+        (100, 10_000, 9_000, 200_000),  # and never more than a fifth
+    ],
+)
+def test_the_size_of_a_sample(count: int, rows: int, columns: int, wanted: int) -> None:
+    sample = sample_of(pieces(count, rows), design_of(columns - 1), HALF)
+    assert sample is not None
+    assert rows_of(sample) == wanted
+
+
+@pytest.mark.parametrize("trials", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.003, 0.997])
+def test_a_sample_has_enough_of_the_rarer_outcome(share: float, trials: bool) -> None:
+    """Twenty a coefficient: 2,000 of a share of 0.003 are 667,000 rows."""
+    design = design_of(99, trials="n" if trials else None)
+    profile = profile_of(share, 1 - share, trials=trials)
+    sample = sample_of(pieces(1_000, 10_000), design, profile)
+    assert sample is not None
+    # Rounded to whole parts.
+    assert rows_of(sample) * min(share, 1 - share) >= 20 * 100 - 10_000 * 0.5
+    assert rows_of(sample) == max(500_000, round(20 * 100 / min(share, 1 - share), -4))
+
+
+def test_a_sample_is_spread_over_the_data_and_the_check_lies_between() -> None:
+    sample = sample_of(pieces(103, 100_000), design_of(40), HALF)
+    assert sample is not None
+    chosen = numbers_of(sample.stages[-1])
+    assert len(chosen) == 5
+    assert chosen[0] == 0
+    # Evenly: no gap differs from a fifth of the parts by more than rounding, nor the one behind the last.
+    gaps = np.diff([*chosen, 103])
+    assert set(gaps) <= {20, 21}
+    assert numbers_of(sample.checks) == [10, 51]
+
+
+@pytest.mark.parametrize("numbers", [10, 400])
+@pytest.mark.parametrize("count", [3, 4, 7, 20, 29, 64, 501])
+def test_the_check_is_outside_and_stages_are_nested(count: int, numbers: int) -> None:
+    sample = sample_of(pieces(count, 10_000_000 // count), design_of(numbers), HALF)
+    assert sample is not None
+    chosen = numbers_of(sample.stages[-1])
+    assert chosen == sorted(set(chosen))
+    assert 1 <= len(sample.checks) <= 2
+    assert not {part.number for part in sample.checks} & set(chosen)
+    assert 3 * len(chosen) <= count
+    for small, large in zip(sample.stages, sample.stages[1:], strict=False):
+        assert 0 < len(small) < len(large)
+        assert set(numbers_of(small)) < set(numbers_of(large))
+    # Only a dear Hessian is worth a stage of its own, and only of several parts.
+    assert len(sample.stages) == (2 if numbers >= 256 and len(chosen) > 2 else 1)
+
+
+def test_a_sample_is_the_same_every_time() -> None:
+    source, design = pieces(77, 90_000), design_of(300, [5])
+    first, again = (sample_of(source, design, profile_of(0.1, 0.9)) for _ in range(2))
+    assert first is not None
+    assert first == again
+
+
+# What becomes of the fit
+
+
+class Reads:
+    """How often the parts of a file are read, by their first row group."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.of_part: Counter[int] = Counter()
+        self.gradients = 0
+        read = parquet.ParquetPart.read
+
+        def counted(part: Any, columns: Any, coded: Any, batch_rows: int, **options: Any) -> Iterator[Any]:
+            self.of_part[part.first] += 1
+            yield from read(part, columns, coded, batch_rows, **options)
+
+        monkeypatch.setattr(parquet.ParquetPart, "read", counted)
+        work = SumsTask.__call__
+
+        def watched(task: SumsTask, parts: Sequence[Any]) -> Any:
+            self.gradients += not task.with_hessian
+            return work(task, parts)
+
+        monkeypatch.setattr(SumsTask, "__call__", watched)
+
+
+def make_samples_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a thousand rows, samples of three of them from any data, and nothing kept between passes."""
+    monkeypatch.setattr(parquet, "PART_ROWS", 1_000)
+    monkeypatch.setattr(start, "WORTH_A_SAMPLE", 0)
+    monkeypatch.setattr(start, "SAMPLE_ROWS", (3_000, 4_000))
+    monkeypatch.setattr(start, "EVENTS_A_COLUMN", 10)
+    monkeypatch.setattr(BlockCache, "begin", lambda cache, part: None)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model, and what it took: `passes`: reads of the part read least, as a sample is read more often."""
+
+    model: Any
+    passes: int
+    reads: Counter[int]
+    sample: Sample | None
+    trusted: bool
+    gradients: int
+
+
+def fitted(path: Path, *, sampling: bool, dear: bool) -> Fitted:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", streamlr.ConvergenceWarning)
+        make_samples_small(patch)
+        patch.setattr("streamlr.design.layout.DEAR", 4 if dear else 256)
+        if not sampling:
+            patch.setattr(fitting, "sample_of", lambda *arguments: None)
+        reads = Reads(patch)
+        begin = fitting.starts_of
+        seen: list[tuple[Sample | None, list[np.ndarray]]] = []
+
+        def spied(*arguments: Any) -> Any:
+            found = begin(*arguments)
+            sample = arguments[-1]
+            seen.append((sample, found))
+            return found
+
+        patch.setattr(fitting, "starts_of", spied)
+        model = streamlr.fit(path, target="y", threads=2, memory="2GB")
+    sample, found = seen[-1]
+    return Fitted(
+        model=model,
+        passes=min(reads.of_part.values()),
+        reads=reads.of_part,
+        sample=sample,
+        trusted=len(found) == 1 and np.count_nonzero(found[0]) > 1,
+        gradients=reads.gradients,
+    )
+
+
+N = 30_000
+# Rows of the three parts that a sample is made of, and of the one that it is checked on.
+SEEN = np.isin(np.arange(N) // 1_000, (0, 5, 10, 20))
+
+
+def logistic_outcome(rng: np.random.Generator, eta: np.ndarray) -> np.ndarray:
+    return (rng.random(eta.size) < 1 / (1 + np.exp(-eta))).astype(np.int8)
+
+
+def homogeneous(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Weak and strong effects, one factor, no order."""
+    x = rng.normal(size=(4, N)) * [[1.0], [3.0], [0.1], [10.0]] + [[0.0], [5.0], [0.0], [-20.0]]
+    g = rng.integers(0, 4, N)
+    eta = -1.0 + 0.8 * x[0] - 0.2 * (x[1] - 5) + 2.0 * x[2] + 0.3 * (g == 2) + 0.02 * x[3]
+    return {"y": logistic_outcome(rng, eta), **{f"x{j}": x[j] for j in range(4)}, "g": g}
+
+
+def reordered(data: dict[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[order] for name, values in data.items()}
+
+
+def by_outcome(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Failures first: most parts know one outcome only."""
+    data = homogeneous(rng)
+    return reordered(data, np.argsort(data["y"], kind="stable"))
+
+
+def by_outcome_backwards(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    data = homogeneous(rng)
+    return reordered(data, np.argsort(-data["y"], kind="stable"))
+
+
+def by_feature(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Each part sees a sliver of the strongest column."""
+    data = homogeneous(rng)
+    return reordered(data, np.argsort(data["x0"], kind="stable"))
+
+
+def by_level(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    data = homogeneous(rng)
+    return reordered(data, np.argsort(data["g"], kind="stable"))
+
+
+def by_outcome_and_feature(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    data = homogeneous(rng)
+    return reordered(data, np.lexsort((data["x1"], data["y"])))
+
+
+def opposite_halves(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Effects change their sign in the middle of the file; together they nearly vanish."""
+    data = homogeneous(rng)
+    sign = np.where(np.arange(N) < N // 2, 1.5, -1.4)
+    data["y"] = logistic_outcome(rng, sign * (data["x0"] + 0.4 * (data["x1"] - 5)))
+    return data
+
+
+def odd_first_parts(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Strong effects in the parts that a sample takes and in the one it is checked on, and the opposite
+    everywhere else: no check on few rows can tell."""
+    data = homogeneous(rng)
+    eta = np.where(SEEN, 3.0, -0.5) * data["x0"] + 0.2 * data["x1"] - 1
+    data["y"] = logistic_outcome(rng, eta)
+    return data
+
+
+def rare(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Six events in a thousand rows."""
+    data = homogeneous(rng)
+    data["y"] = logistic_outcome(rng, -5.8 + 0.8 * data["x0"] + 2.0 * data["x2"] + 0.5 * (data["g"] == 1))
+    return data
+
+
+def rare_and_sorted(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    data = rare(rng)
+    return reordered(data, np.argsort(-data["y"], kind="stable"))
+
+
+def unseen_level(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Level 9, with the strongest effect, is in parts 21 to 23 alone."""
+    data = homogeneous(rng)
+    rows = slice(21_000, 24_000)
+    data["g"][rows] = np.where(rng.random(3_000) < 0.6, 9, data["g"][rows])
+    data["y"][rows] = logistic_outcome(rng, np.where(data["g"][rows] == 9, 2.5, -1.0))
+    return data
+
+
+def separated_samples(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Elsewhere an ordinary logistic model, wherever a sample looks a threshold."""
+    data = homogeneous(rng)
+    data["y"] = np.where(SEEN, data["x0"] > 0, data["y"]).astype(np.int8)
+    return data
+
+
+def constant_in_samples(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A column that is zero wherever a sample looks, and runs to hundreds elsewhere."""
+    data = homogeneous(rng)
+    data["x3"] = np.where(SEEN, 0.0, rng.normal(size=N) * 300)
+    data["y"] = np.where(
+        SEEN, data["y"], logistic_outcome(rng, -1 + 0.8 * data["x0"] + 0.004 * data["x3"])
+    ).astype(np.int8)
+    return data
+
+
+def tiny_in_samples(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A column in other units wherever a sample looks."""
+    data = homogeneous(rng)
+    data["x2"] = np.where(SEEN, 1e-6 * data["x2"], data["x2"])
+    return data
+
+
+def missing_in_samples(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """No row that a sample looks at can be used."""
+    data = homogeneous(rng)
+    data["x1"] = np.where(SEEN, np.nan, data["x1"])
+    return data
+
+
+def missing_in_the_check(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    data = homogeneous(rng)
+    data["x1"][5_000:6_000] = np.nan
+    return data
+
+
+KINDS: list[Callable[[np.random.Generator], dict[str, np.ndarray]]] = [
+    homogeneous,
+    by_outcome,
+    by_outcome_backwards,
+    by_feature,
+    by_level,
+    by_outcome_and_feature,
+    opposite_halves,
+    odd_first_parts,
+    rare,
+    rare_and_sorted,
+    unseen_level,
+    separated_samples,
+    constant_in_samples,
+    tiny_in_samples,
+    missing_in_samples,
+    missing_in_the_check,
+]
+
+
+@cache
+def both_fits(name: str, dear: bool) -> tuple[dict[str, np.ndarray], Fitted, Fitted]:
+    """The data of a kind, their fit as it is, and that without a sample; made once for all tests."""
+    (kind,) = (kind for kind in KINDS if kind.__name__ == name)
+    data = kind(np.random.default_rng(20240501))
+    with tempfile.TemporaryDirectory(prefix="start-") as folder:
+        path = Path(folder) / "data.parquet"
+        columns = {column: pa.array(values, from_pandas=True) for column, values in data.items()}
+        pq.write_table(pa.table({**columns, "g": data["g"].astype(str)}), path, row_group_size=1_000)
+        return data, *(fitted(path, sampling=sampling, dear=dear) for sampling in (True, False))
+
+
+def cases() -> list[Any]:
+    """Every kind, with a Hessian that is dear or not."""
+    return [
+        pytest.param(kind.__name__, dear, id=f"{kind.__name__}-{'dear' if dear else 'plain'}")
+        for kind in KINDS
+        for dear in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(("name", "dear"), cases())
+def test_whatever_a_sample_says_the_fit_is_right(
+    name: str, dear: bool, maximum_likelihood: Callable[..., Any]
+) -> None:
+    """Within 1e-8 standard errors of plain Newton, and of its own rounding, with columns of size 300."""
+    data, with_sample, without = both_fits(name, dear)
+    assert with_sample.sample is not None
+    assert without.sample is None
+    # Two parts are checked by gradients alone.
+    assert (with_sample.gradients > 2, without.gradients > 0) == (dear, dear)
+    used = np.isfinite(data["x1"])
+    levels = np.unique(data["g"])
+    X = np.column_stack(
+        [
+            np.ones(N),
+            *(data[f"x{j}"] for j in range(4)),
+            *(data["g"] == level for level in levels[1:]),
+        ]
+    )[used]
+    reference = maximum_likelihood(X, data["y"][used])
+    for fit in (with_sample, without):
+        model = fit.model
+        assert model.converged
+        assert list(model.terms) == ["Intercept", "x0", "x1", "x2", "x3", *(f"g[T.{i}]" for i in levels[1:])]
+        assert np.max(np.abs(model.params - reference.coef) / reference.std_error) <= 1e-8 + 1e-10
+        np.testing.assert_allclose(model.bse, reference.std_error, rtol=1e-6)
+        assert model.llf == pytest.approx(reference.log_likelihood, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "dear"), cases())
+def test_a_sample_never_costs_a_pass(name: str, dear: bool) -> None:
+    _, with_sample, without = both_fits(name, dear)
+    assert with_sample.passes <= without.passes
+
+
+@pytest.mark.parametrize("dear", [False, True], ids=["plain", "dear"])
+@pytest.mark.parametrize("name", ["homogeneous", "by_feature", "by_level"])
+def test_a_good_sample_is_trusted_and_saves_reading(name: str, dear: bool) -> None:
+    """Its own reading included, and that of the parts that it is checked on. Where the file is sorted the
+    first pass looks at the null model too, and the sample wins."""
+    _, with_sample, without = both_fits(name, dear)
+    assert with_sample.trusted == (name == "homogeneous")
+    assert not without.trusted
+    assert with_sample.passes < without.passes
+    assert with_sample.reads.total() < without.reads.total()
+
+
+@pytest.mark.parametrize("name", ["by_outcome", "by_outcome_and_feature", "rare_and_sorted"])
+def test_a_sample_that_does_not_describe_other_rows_is_not_trusted(name: str) -> None:
+    """The part that it is checked on knows one outcome, so that no model but that one describes it."""
+    _, with_sample, without = both_fits(name, False)
+    assert not with_sample.trusted
+    assert with_sample.passes == without.passes
+
+
+def test_only_the_sample_and_its_check_are_read_more_often() -> None:
+    _, fit, _ = both_fits("homogeneous", False)
+    assert fit.sample is not None
+    often = {part for part, count in fit.reads.items() if count > fit.passes}
+    assert often == {part.first for part in [*fit.sample.stages[-1], *fit.sample.checks]}
+    assert often == {0, 5, 10, 15, 20}
+
+
+def test_a_wide_sample_goes_by_stages() -> None:
+    """The part of the first stage is read for that alone, and then with the others."""
+    _, fit, _ = both_fits("homogeneous", True)
+    assert fit.sample is not None
+    assert [[part.first for part in stage] for stage in fit.sample.stages] == [[0], [0, 10, 20]]
+    assert fit.reads[0] > fit.reads[10] == fit.reads[20]
+
+
+def test_the_same_start_every_time() -> None:
+    """Nothing of a sample is drawn by chance: the same bits from the same file."""
+    first = both_fits("homogeneous", True)[1].model
+    both_fits.cache_clear()
+    again = both_fits("homogeneous", True)[1].model
+    assert again.params.tobytes() == first.params.tobytes()
+    assert again.bse.tobytes() == first.bse.tobytes()
+    assert again.llf == first.llf
