@@ -45,7 +45,7 @@ class Totals(NamedTuple):
     gradient: Floats  # (slots,)
     gram: Floats  # (padded, padded), dense with dense, lower triangle
     diagonal: Floats  # (factor slots,)
-    cross: Floats  # (dense, factor slots)
+    cross: Floats  # (dense, factor slots), nothing for an intercept, whose row is the diagonal
     pairs: Floats  # (all pair tables,)
     widths: NDArray[np.int64]  # (c,) slots of each factor
     pair_starts: NDArray[np.int64]  # (c, c) where the table of a pair begins
@@ -96,9 +96,9 @@ def add_block(
             if success[i] + failure[i] > 0.0:
                 least = min(least, curvature[i])
         scalars[LEAST_CURVATURE] = least
-        add_factor_gradient(slope, rows.codes, starts, first, count, totals.gradient)
         if not with_hessian:
             add_dense_gradient(tile, slope, count, dense, totals.gradient)
+            add_factor_gradient(slope, rows.codes, starts, first, count, totals.gradient)
             continue
         for i in range(count):
             root[i] = math.sqrt(curvature[i])
@@ -108,6 +108,7 @@ def add_block(
             tile,
             root,
             curvature,
+            slope,
             rows.codes,
             starts,
             totals.widths,
@@ -115,6 +116,8 @@ def add_block(
             first,
             count,
             dense,
+            conditioning.intercept,
+            totals.gradient,
             totals.diagonal,
             totals.cross,
             totals.pairs,

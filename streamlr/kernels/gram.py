@@ -102,33 +102,97 @@ def add_gram(tile, count, dense, gram):
 
 @kernel
 def add_factors(
-    tile, root, curvature, codes, starts, widths, pair_starts, first, count, dense, diagonal, cross, pairs
+    tile,
+    root,
+    curvature,
+    slope,
+    codes,
+    starts,
+    widths,
+    pair_starts,
+    first,
+    count,
+    dense,
+    intercept,
+    gradient,
+    diagonal,
+    cross,
+    pairs,
 ):
-    """The rows of the Hessian that belong to factors.
+    """What factors add to the gradient and to the Hessian.
 
+    gradient[slot] += slope
     diagonal[slot] += curvature                    a factor with itself (two levels never meet)
-    cross[j, slot] += curvature * z_j              a factor with dense column j
+    cross[j, slot] += curvature * z_j              a factor with dense column j, but the intercept
     pairs[f < g][slot f, slot g] += curvature      two factors
 
-    Slots of `diagonal` and `cross` count from the first factor's. One short loop a pair of columns: the
-    codes of a tile stay in the first-level cache and each loop touches one small table.
+    Slots of `diagonal` and `cross` count from the first factor's; the row of `cross` that an intercept would
+    have is the diagonal. A tile's codes stay in the first-level cache. Each loop adds to two or four tables:
+    a level that comes again at once has to wait for its last sum to be stored, and sums in other tables are
+    what it can do meanwhile (20 instead of 27 ns a row of five factors and four columns, and 32 instead of 55
+    where levels come in runs).
     """
     if starts.size == 0:
         return
     base = starts[0]
     for f in range(starts.size):
         levels = codes[f][first : first + count]
-        none = starts[f] - base + 1
+        none_of_gradient = starts[f] + 1
+        none = none_of_gradient - base
         for i in range(count):
-            diagonal[none + levels[i]] += curvature[i]
-        for j in range(dense):
-            column = tile[j]
-            table = cross[j]
+            level = levels[i]
+            diagonal[none + level] += curvature[i]
+            gradient[none_of_gradient + level] += slope[i]
+        j = intercept
+        while j + 4 <= dense:
+            x0 = tile[j]
+            x1 = tile[j + 1]
+            x2 = tile[j + 2]
+            x3 = tile[j + 3]
+            table0 = cross[j]
+            table1 = cross[j + 1]
+            table2 = cross[j + 2]
+            table3 = cross[j + 3]
             for i in range(count):
-                table[none + levels[i]] += root[i] * column[i]
-        for g in range(f + 1, starts.size):
-            others = codes[g][first : first + count]
-            width = widths[g]
-            none_of_both = pair_starts[f, g] + width + 1
+                slot = none + levels[i]
+                weight = root[i]
+                table0[slot] += weight * x0[i]
+                table1[slot] += weight * x1[i]
+                table2[slot] += weight * x2[i]
+                table3[slot] += weight * x3[i]
+            j += 4
+        while j + 2 <= dense:
+            x0 = tile[j]
+            x1 = tile[j + 1]
+            table0 = cross[j]
+            table1 = cross[j + 1]
             for i in range(count):
-                pairs[none_of_both + levels[i] * width + others[i]] += curvature[i]
+                slot = none + levels[i]
+                weight = root[i]
+                table0[slot] += weight * x0[i]
+                table1[slot] += weight * x1[i]
+            j += 2
+        if j < dense:
+            x0 = tile[j]
+            table0 = cross[j]
+            for i in range(count):
+                table0[none + levels[i]] += root[i] * x0[i]
+        g = f + 1
+        while g + 2 <= starts.size:
+            others0 = codes[g][first : first + count]
+            others1 = codes[g + 1][first : first + count]
+            width0 = widths[g]
+            width1 = widths[g + 1]
+            none0 = pair_starts[f, g] + width0 + 1
+            none1 = pair_starts[f, g + 1] + width1 + 1
+            for i in range(count):
+                level = levels[i]
+                pairs[none0 + level * width0 + others0[i]] += curvature[i]
+                pairs[none1 + level * width1 + others1[i]] += curvature[i]
+            g += 2
+        if g < starts.size:
+            others0 = codes[g][first : first + count]
+            width0 = widths[g]
+            none0 = pair_starts[f, g] + width0 + 1
+            for i in range(count):
+                pairs[none0 + levels[i] * width0 + others0[i]] += curvature[i]

@@ -184,11 +184,14 @@ class Sums:
         lower = np.tril(totals.gram[: layout.dense, : layout.dense])
         whole[np.ix_(places, places)] = lower + np.tril(lower, -1).T
         first = layout.dense
+        cross = totals.cross
+        if layout.intercept:
+            cross = np.vstack([totals.diagonal, cross[1:]])
         factors = list(zip(layout.factor_columns, layout.starts, layout.widths, strict=True))
         for f, (rows, start, width) in enumerate(factors):
             slots = slice(start - first + 1, start - first + width)  # all but "no column"
-            whole[places, rows] = totals.cross[:, slots]
-            whole[rows, places] = totals.cross[:, slots].T
+            whole[places, rows] = cross[:, slots]
+            whole[rows, places] = cross[:, slots].T
             whole[np.arange(rows.start, rows.stop), np.arange(rows.start, rows.stop)] = totals.diagonal[slots]
             for g in range(f + 1, len(factors)):
                 columns, _, other_width = factors[g]

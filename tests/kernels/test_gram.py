@@ -112,19 +112,21 @@ def test_weighing_adds_the_gradient_of_what_it_multiplies(count: int) -> None:
     np.testing.assert_array_equal(tile[5], before[5])
 
 
-@pytest.mark.parametrize("dense", [0, 1, 4, 13])
+@pytest.mark.parametrize(("dense", "intercept"), [(0, 0), (1, 0), (1, 1), (4, 0), (8, 1), (13, 0), (14, 1)])
 @pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize(("first", "count"), [(0, 0), (0, 1), (5, 61)])
 def test_factor_tables_agree_with_their_naive_twin(
-    dense: int, levels: tuple[int, ...], first: int, count: int
+    dense: int, intercept: int, levels: tuple[int, ...], first: int, count: int
 ) -> None:
     rng = np.random.default_rng(3)
     layout = layout_of(dense, levels)
-    root = np.full(70, np.nan)
+    root, slope = np.full(70, np.nan), np.full(70, np.nan)
     root[:count] = rng.integers(0, 5, count)
+    slope[:count] = whole(rng, count)
     tile = np.full((layout.padded, 70), np.nan)
     tile[:dense, :count] = whole(rng, dense, count) * root[:count]
     codes = codes_of(rng, levels, first + count + 3)
+    gradient = whole(rng, layout.slots)
     tables = [
         whole(rng, layout.factor_slots),
         whole(rng, dense, layout.factor_slots),
@@ -134,10 +136,15 @@ def test_factor_tables_agree_with_their_naive_twin(
         codes[:, first : first + count], layout.widths, root[:count], tile[:dense, :count]
     )
     want = [before + added for before, added in zip(tables, twin, strict=True)]
+    want[1][:intercept] = tables[1][:intercept]  # the row of an intercept is the diagonal
+    want_gradient = gradient.copy()
+    for f, start in enumerate(layout.starts):
+        np.add.at(want_gradient, start + 1 + codes[f, first : first + count], slope[:count])
     add_factors(
         tile,
         root,
         root**2,
+        slope,
         codes,
         layout.starts,
         layout.widths,
@@ -145,7 +152,10 @@ def test_factor_tables_agree_with_their_naive_twin(
         first,
         count,
         dense,
+        intercept,
+        gradient,
         *tables,
     )
+    np.testing.assert_array_equal(gradient, want_gradient)
     for got, expected in zip(tables, want, strict=True):
         np.testing.assert_array_equal(got, expected)
