@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
 from streamlr import __version__
+
+# Objects made before Python looks for garbage; its own 700 cost a twentieth of a small fit.
+GARBAGE_THRESHOLD = 100_000
 
 # Command and what it does; the function of the same name stands in the module of the same name.
 COMMANDS = {
@@ -64,3 +69,24 @@ def main() -> None:
 
     Results go to stdout, progress and messages to stderr.
     """
+
+
+def run() -> None:
+    """The installed program: `main`, with a tenth of a second less around it.
+
+    Imports leave no garbage worth looking for, and what an interpreter tidies up when it ends the system has
+    back at once: files are closed, threads have stopped, and both streams are written out here.
+    """
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):  # the reader has gone, or the stream is closed
+        code = code or 1
+    os._exit(code if isinstance(code, int) else int(code is not None))

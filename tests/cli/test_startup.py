@@ -150,3 +150,28 @@ def test_every_blas_is_held_to_one_thread_from_the_first_fit_on(tmp_path: Path) 
     )
     assert done.stdout.split()[1:] == ["True", "1"]
     assert int(done.stdout.split()[0]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--version"], 0, "streamlr, version"),
+        (["fit", "d.parquet"], 0, "log-likelihood"),
+        (["fit", "d.parquet", "--max-passes", "1"], 3, "Not converged"),
+        (["fit", "missing.parquet"], 1, "missing.parquet does not exist"),
+        (["fit", "--bogus"], 2, "No such option"),
+    ],
+)
+def test_the_installed_program_ends_with_its_code_and_all_it_wrote(
+    tmp_path: Path, words: list[str], code: int, told: str
+) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=300)
+    y = rng.random(300) < 1 / (1 + np.exp(-x))
+    pq.write_table(pa.table({"y": y, "x": x}), tmp_path / "d.parquet")
+    program = "import sys; from streamlr.cli import run; sys.argv[0] = 'streamlr'; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert told in done.stdout + done.stderr
