@@ -25,7 +25,7 @@ from streamlr.events import silent
 from streamlr.kernels.block import add_block
 from streamlr.kernels.gram import add_gram
 from streamlr.kernels.logistic import row_losses
-from streamlr.kernels.tile import Block, add_linear_predictor, fill_tile
+from streamlr.kernels.tile import Block, add_linear_predictor, fill_tile, start_eta
 from streamlr.objective import SumsTask, blocks_of
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.run import Workers
@@ -194,6 +194,29 @@ def _predict(times, codes, starts, coef, count, tile, eta):
 def _link(times, eta, success, failure, count, exponent, bits, loss, slope, curvature):
     for _ in range(times):
         row_losses(eta, success, failure, count, exponent, bits, loss, slope, curvature)
+
+
+@numba.njit(nogil=True)
+def _predict_block(rows, conditioning, coef, tile, eta, scratch):
+    n = rows.success.size
+    length = tile.shape[1]
+    for first in range(0, n, length):
+        count = min(length, n - first)
+        fill_tile(rows, conditioning, first, count, tile, scratch)
+        start_eta(rows.offset, 0.0, first, count, eta)
+        add_linear_predictor(rows.codes, conditioning.starts, coef, first, count, tile, eta)
+
+
+def predict_blocks(fit: Fit, cache: BlockCache) -> None:
+    """The linear predictor of every kept row, which has to be read from memory and conditioned for it."""
+    scratch = scratch_for(fit.design.layout)
+    conditioning = fit.basis.conditioning()
+    coef = fit.design.layout.to_slots(fit.coef)
+    for part in fit.parts:
+        for block in blocks_of(fit.design, part, Tally(), cache):
+            _predict_block(
+                kernel_rows(block), conditioning, coef, scratch.tile, scratch.work[0], scratch.work[6]
+            )
 
 
 def gram(tile: Tile, times: int) -> None:

@@ -16,6 +16,10 @@ from streamlr import __version__
 # Objects made before Python looks for garbage; its own 700 cost a twentieth of a small fit.
 GARBAGE_THRESHOLD = 100_000
 
+# How long a thread that decodes waits for Python's lock while another loads kernels: Python's own 5 ms cost a
+# twentieth of a fit of two seconds.
+SWITCH_SECONDS = 0.0005
+
 # Command and what it does; the function of the same name stands in the module of the same name.
 COMMANDS = {
     "fit": "Fit a model, print its summary, write the model file with -o.",
@@ -78,6 +82,7 @@ def run() -> None:
     back at once: files are closed, threads have stopped, and both streams are written out here.
     """
     gc.set_threshold(GARBAGE_THRESHOLD)
+    sys.setswitchinterval(SWITCH_SECONDS)
     code: Any = 0
     try:
         main()
