@@ -121,10 +121,7 @@ def measure(path: str, target: str, features: list[str], threads: int, turns: in
         for predictor, goal in (("predictor of kept rows", 1.25), ("predictor of a tile", None)):
             print_ratio(
                 f"pass over kept blocks / ((Gram + link + {predictor}) / threads)",
-                [
-                    t["pass over kept blocks"] * threads / (t["Gram and link"] + t[predictor])
-                    for t in turn
-                ],
+                [t["pass over kept blocks"] * threads / (t["Gram and link"] + t[predictor]) for t in turn],
                 goal,
             )
     print_ratio(
