@@ -26,11 +26,11 @@ from streamlr.kernels.block import add_block
 from streamlr.kernels.gram import add_gram
 from streamlr.kernels.logistic import row_losses
 from streamlr.kernels.tile import Block, add_linear_predictor, fill_tile, start_eta
-from streamlr.objective import SumsTask, blocks_of
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.run import Workers
 from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums, scratch_for
+from streamlr.passes.tasks import SumsTask, blocks_of
 from streamlr.profiling import columns_to_profile, profile_and_freeze
 from streamlr.sources.open import open_source
 from streamlr.start import conditioned_basis, null_model, parts_to_condition_on, sample_of, starts_of

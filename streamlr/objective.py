@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Encoder, Tally
-from streamlr.kernels.block import Scratch, probe_block, score_block
-from streamlr.kernels.tile import Block
+from streamlr.design.design import Design, Tally
 from streamlr.newton import Box, Evaluation, Metric
 from streamlr.passes.cache import BlockCache, Kept
 from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.leaves import Task
-from streamlr.passes.sums import Sums, scratch_for
+from streamlr.passes.sums import Sums
+from streamlr.passes.tasks import Margins, MarginsTask, Probe, ProbeTask, Rivals, RivalsTask, SumsTask
 
 Floats = NDArray[np.float64]
 Result = TypeVar("Result")
@@ -32,268 +31,6 @@ MADE_UP = 1e-8
 
 # Runs a task over all parts that it was made for and merges the results.
 Runner = Callable[[Task[Result], Callable[[Result, Result], Result]], Result]
-
-
-def blocks_of(
-    design: Design, part: Any, tally: Tally, cache: BlockCache | None, keep: bool = True
-) -> Iterator[Block]:
-    """The encoded blocks of a part, from the cache where they were kept; rows are counted in `tally`.
-
-    `keep`: put them there where they were not.
-
-    A block may be dropped by the consumer before it asks for the next one, and should be: it then leaves room
-    for the rows that are decoded next.
-    """
-    kept = cache.get(part) if cache is not None else None
-    if kept is not None:
-        tally.merge(kept.tally)
-        yield from kept.blocks
-        return
-    own = Tally()
-    encoder = Encoder(design)
-    keeping = cache.begin(part) if cache is not None and keep else None
-    for batch in part.read(design.columns, design.coded_columns, design.batch_rows):
-        block = encoder.encode(batch, own)
-        del batch
-        if keeping is not None:
-            block = keeping.add(block)
-        yield block
-        del block
-    tally.merge(own)
-    if keeping is not None:
-        keeping.finish(own)
-
-
-@dataclass(frozen=True)
-class DesignTask:
-    """Work on the encoded blocks of a design, in a basis of it."""
-
-    design: Design
-    basis: Basis
-    cache: BlockCache | None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that are read."""
-        return self.design.columns
-
-    @property
-    def coded(self) -> tuple[str, ...]:
-        """Columns best read as dictionary codes."""
-        return self.design.coded_columns
-
-    @property
-    def batch_rows(self) -> int:
-        """Rows of a batch."""
-        return self.design.batch_rows
-
-    @property
-    def cells(self) -> int:
-        """Size of the result, in numbers."""
-        return self.design.layout.slots
-
-    def has(self, part: Any) -> bool:
-        """Whether the blocks of a part are kept."""
-        return self.cache is not None and self.cache.get(part) is not None
-
-    def blocks(self, parts: Sequence[Any], tally: Tally) -> Iterator[Block]:
-        """The encoded blocks of some parts; rows are counted in `tally`."""
-        for part in parts:
-            yield from blocks_of(self.design, part, tally, self.cache, self.keep)
-
-    @property
-    def keep(self) -> bool:
-        """Whether blocks are worth keeping for later passes."""
-        return True
-
-
-@dataclass(frozen=True)
-class HeadsTask(DesignTask):
-    """The first `rows` rows of every block, one column after another: lists of arrays (rows,)."""
-
-    rows: int
-
-    def __call__(self, parts: Sequence[Any]) -> list[list[NDArray[Any]]]:
-        """The columns of one leaf."""
-        heads: list[list[NDArray[Any]]] = [[] for _ in self.design.numbers]
-        for block in self.blocks(parts, Tally()):
-            for head, column in zip(heads, block.numeric, strict=True):
-                head.append(column[: self.rows].copy())
-            del block
-        return heads
-
-    @staticmethod
-    def merge(heads: list[list[NDArray[Any]]], others: list[list[NDArray[Any]]]) -> list[list[NDArray[Any]]]:
-        """Both one after the other."""
-        return [head + other for head, other in zip(heads, others, strict=True)]
-
-
-@dataclass(frozen=True)
-class SumsTask(DesignTask):
-    """Loss, gradient and (where wanted) Hessian at `coef` (k,)."""
-
-    coef: Floats
-    null_coef: float
-    first: bool
-    with_hessian: bool = True
-    keying: Keying | None = None
-
-    @property
-    def cells(self) -> int:
-        """Size of the sums, in numbers."""
-        return self.design.layout.cells
-
-    @property
-    def keep(self) -> bool:
-        """Not while rows are gathered: copying them took as long as it did to gather them."""
-        return self.keying is None
-
-    def __call__(self, parts: Sequence[Any]) -> Sums:
-        """The sums of one leaf."""
-        layout = self.design.layout
-        sums = Sums(layout, self.first, self.with_hessian)
-        scratch = scratch_for(layout)
-        conditioning = self.basis.conditioning()
-        coef = layout.to_slots(self.coef)
-        for block in self.blocks(parts, sums.tally):
-            sums.add(block, conditioning, coef, self.null_coef, scratch)
-            if self.keying is not None:
-                sums.cells.add(self.keying.keys(block), block.weight)
-            del block
-        return sums
-
-
-@dataclass
-class Rivals:
-    """Sums at two points."""
-
-    sums: Sums
-    rival: Sums
-
-    def merge(self, other: Rivals) -> Rivals:
-        """Add another leaf's."""
-        self.sums.merge(other.sums)
-        self.rival.merge(other.rival)
-        return self
-
-
-@dataclass(frozen=True)
-class RivalsTask(SumsTask):
-    """Sums at `coef` and at another point, in one pass; what is no sum at a point stands with the first."""
-
-    rival: Floats = field(default_factory=lambda: np.empty(0))
-
-    @property
-    def cells(self) -> int:
-        """Size of both sums, in numbers."""
-        return 2 * self.design.layout.cells
-
-    def __call__(self, parts: Sequence[Any]) -> Rivals:  # type: ignore[override]
-        """The sums of one leaf."""
-        layout = self.design.layout
-        both = Rivals(Sums(layout, self.first), Sums(layout, False))
-        scratch = scratch_for(layout)
-        conditioning = self.basis.conditioning()
-        coef, rival = layout.to_slots(self.coef), layout.to_slots(self.rival)
-        for block in self.blocks(parts, both.sums.tally):
-            both.sums.add(block, conditioning, coef, self.null_coef, scratch)
-            both.rival.add(block, conditioning, rival, self.null_coef, scratch)
-            if self.keying is not None:
-                both.sums.cells.add(self.keying.keys(block), block.weight)
-            del block
-        return both
-
-
-@dataclass
-class Probe:
-    """How far some combinations of columns stay from zero; see `kernels.block.probe_block`."""
-
-    extent: Floats  # (m,)
-    squares: Floats  # (m,)
-    products: Floats  # (m, slots)
-
-    def merge(self, other: Probe) -> Probe:
-        """Add another part's."""
-        np.maximum(self.extent, other.extent, out=self.extent)
-        self.squares += other.squares
-        self.products += other.products
-        return self
-
-
-@dataclass(frozen=True)
-class ProbeTask(DesignTask):
-    """Probes `combinations` (m, k) of basis columns; the curvature is that at `coef` (k,)."""
-
-    coef: Floats
-    combinations: Floats
-
-    def __call__(self, parts: Sequence[Any]) -> Probe:
-        """The probe of one leaf."""
-        layout = self.design.layout
-        scratch: Scratch = scratch_for(layout)
-        conditioning = self.basis.conditioning()
-        combinations = np.array([layout.to_slots(row) for row in self.combinations])
-        m = len(combinations)
-        probe = Probe(np.zeros(m), np.zeros(m), np.zeros((m, layout.slots)))
-        coef = layout.to_slots(self.coef)
-        for block in self.blocks(parts, Tally()):
-            probe_block(
-                block.rows,
-                conditioning,
-                combinations,
-                coef,
-                probe.squares,
-                probe.products,
-                probe.extent,
-                scratch,
-            )
-        return probe
-
-
-@dataclass
-class Margins:
-    """Rows of positive weight by where they lie along a direction; one `wrong` row disproves separation."""
-
-    separated: int = 0
-    overlapping: int = 0
-    wrong: int = 0
-
-    def merge(self, other: Margins) -> Margins:
-        """Add another part's."""
-        self.separated += other.separated
-        self.overlapping += other.overlapping
-        self.wrong += other.wrong
-        return self
-
-
-@dataclass(frozen=True)
-class MarginsTask(DesignTask):
-    """Counts rows whose outcomes lie more than `threshold` along `direction` (k,), or against it."""
-
-    direction: Floats
-    threshold: float
-
-    def __call__(self, parts: Sequence[Any]) -> Margins:
-        """The counts of one leaf."""
-        layout = self.design.layout
-        scratch = scratch_for(layout)
-        conditioning = self.basis.conditioning()
-        coef = layout.to_slots(self.direction)
-        margins = Margins()
-        for block in self.blocks(parts, Tally()):
-            n = block.success.size
-            eta, probability = np.empty(n), np.empty(n)
-            plain = replace(block, offset=np.empty(0))
-            score_block(plain.rows, conditioning, coef, scratch, eta, probability)
-            failures = (block.trials if block.trials.size else 1.0) - block.success
-            counts = block.weight > 0 if block.weight.size else np.ones(n, dtype=np.bool_)
-            along, against = eta > self.threshold, eta < -self.threshold
-            wrong = counts & ((along & (failures > 0)) | (against & (block.success > 0)))
-            right = counts & ~wrong & (along | against)
-            separated, disproved = int(np.count_nonzero(right)), int(np.count_nonzero(wrong))
-            overlapping = int(np.count_nonzero(counts)) - separated - disproved
-            margins.merge(Margins(separated, overlapping, disproved))
-        return margins
 
 
 @dataclass(frozen=True)

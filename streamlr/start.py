@@ -21,10 +21,11 @@ from streamlr.design.profile import ProfileSums
 from streamlr.errors import StreamlrError
 from streamlr.linear_algebra import factorise
 from streamlr.newton import Evaluation, newton
-from streamlr.objective import HeadsTask, Objective, rough_decrement
+from streamlr.objective import Objective, rough_decrement
 from streamlr.passes.leaves import Task
 from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums
+from streamlr.passes.tasks import HeadsTask
 from streamlr.sources.base import Part, Source
 
 Floats = NDArray[np.float64]

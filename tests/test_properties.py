@@ -32,8 +32,8 @@ from hypothesis import strategies as st
 import streamlr
 from streamlr import fitting, start
 from streamlr.design import layout
-from streamlr.objective import SumsTask
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.tasks import SumsTask
 from streamlr.sources import parquet
 
 TIGHT = 2e-13

@@ -24,8 +24,8 @@ import streamlr
 from streamlr import fitting, start
 from streamlr.design.design import Design, Factor, Number
 from streamlr.design.profile import ProfileSums
-from streamlr.objective import SumsTask
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.tasks import SumsTask
 from streamlr.sources import parquet
 from streamlr.start import Sample, sample_of
 

@@ -11,9 +11,9 @@ import pytest
 import streamlr
 from streamlr.design.design import Design, Factor, Number, Tally
 from streamlr.kernels.tile import Block
-from streamlr.objective import blocks_of
 from streamlr.passes import cache as cache_module
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.tasks import blocks_of
 
 NOTHING = np.empty(0)
 BLOCK = Block(np.zeros((1, 2)), np.empty((0, 2), np.int32), np.zeros(2), NOTHING, NOTHING, NOTHING)
