@@ -12,8 +12,8 @@ The house, from the top:
     prediction.py   scores new rows
     aliasing.py     columns that are combinations of others
     objective.py    loss, gradient and Hessian of a design: one pass an evaluation
-    passes/         leaves of work, threads or dask over them, the merging tree; what a pass does (tasks, sums);
-                    kept blocks, cells of rows that repeat, the spool, memory
+    passes/         leaves of work, threads or dask over them, the merging tree; what a pass does: tasks,
+                    sums; kept blocks, cells of rows that repeat, the spool, memory
     newton.py       the driver and its certificate; separation.py, inference.py: arrays in, arrays out
     design/         names and roles, profile, levels, encoding, conditioning
     sources/        anything that holds a table, as parts of record batches
