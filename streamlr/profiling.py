@@ -26,6 +26,8 @@ from streamlr.sources.base import Source, held_rows
 OWN_SIZE = 250_000_000
 # Pages, compressed and decompressed, of the columns that a thread decodes together.
 DECODERS = 12_000_000
+# What each column of a giant part takes while all of them are decoded side by side, whoever does it.
+GIANT_BUFFERS = 4_000_000
 # What a thread holds of the rows at hand, over their encoded size: codes twice, and allocators round.
 DECODED = 1.25
 # Sums of parts that wait for their neighbours while others are worked on.
@@ -135,7 +137,9 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     tile = 8 * layout.padded * layout.tile_rows
     held = max(held_rows(part, design.columns, design.batch_rows) for part in source.parts)
     decoding = int(DECODED * held * design.row_bytes) + DECODERS
-    fixed = OWN_SIZE + algebra + WAITING * tables
+    giant = any(getattr(part, "giant", False) for part in source.parts)
+    shared = GIANT_BUFFERS * len(design.columns) if giant else 0
+    fixed = OWN_SIZE + algebra + WAITING * tables + shared
     each = tables + tile + decoding
     if fixed + each > limit:
         terms = sorted(design.factors, key=lambda factor: -len(factor.levels))
@@ -148,12 +152,13 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
         raise StreamlrError(
             f"the design has {k:,} columns and needs {format_size(hessian)} for its Hessian. With the copies "
             f"that sums and factorisation take ({format_size(algebra + (WAITING + 1) * tables)}), a thread "
-            f"that decodes ({format_size(tile + decoding)}) and the program itself ({format_size(OWN_SIZE)}) "
+            f"that decodes ({format_size(tile + decoding + shared)}) and the program itself "
+            f"({format_size(OWN_SIZE)}) "
             f"that makes {format_size(fixed + each)}, above --memory {format_size(limit)}.{advice}"
         )
     affordable = min(threads, (limit - fixed) // each)
     return MemoryPlan(
         threads=affordable,
         cache=limit - max(resident_bytes(), OWN_SIZE) - (fixed - OWN_SIZE) - affordable * each,
-        ceiling=int(limit * CEILING) - algebra,
+        ceiling=int(limit * CEILING) - algebra - shared,
     )
