@@ -1,8 +1,8 @@
 """Where Newton starts: conditioning from a few rows, and for large data the estimate of a sample.
 
 Both only save passes, and a poor sample never costs an answer. Where rows outside of it look different, the
-first pass evaluates its estimate and the null model together, and the better one is the start. One that looked
-alike and is far off after all is given up after the first pass: that pass is what it costs.
+first pass evaluates its estimate and the null model together, and the better one is the start. One that
+looked alike and is far off after all is given up after the first pass: that pass is what it costs.
 """
 
 from __future__ import annotations
