@@ -185,9 +185,9 @@ def _fill(times, rows, conditioning, count, tile, scratch):
 
 
 @numba.njit(nogil=True)
-def _predict(times, codes, starts, coef, count, tile, eta):
+def _predict(times, rows, conditioning, coef, count, tile, eta):
     for _ in range(times):
-        add_linear_predictor(codes, starts, coef, 0, count, tile, eta)
+        add_linear_predictor(rows, conditioning, coef, 0, count, tile, eta)
 
 
 @numba.njit(nogil=True)
@@ -204,7 +204,7 @@ def _predict_block(rows, conditioning, coef, tile, eta, scratch):
         count = min(length, n - first)
         fill_tile(rows, conditioning, first, count, tile, scratch)
         start_eta(rows.offset, 0.0, first, count, eta)
-        add_linear_predictor(rows.codes, conditioning.starts, coef, first, count, tile, eta)
+        add_linear_predictor(rows, conditioning, coef, first, count, tile, eta)
 
 
 def predict_blocks(fit: Fit, cache: BlockCache) -> None:
@@ -233,10 +233,9 @@ def fill(tile: Tile, times: int) -> None:
 def predict(tile: Tile, times: int) -> None:
     """eta += linear predictor. It runs away over many times, which costs nothing."""
     scratch = tile.scratch
-    starts = tile.conditioning.starts
     eta = scratch.work[0]
     eta[:] = 0.0
-    _predict(times, tile.block.codes, starts, tile.slots, tile.count, scratch.tile, eta)
+    _predict(times, tile.block.rows, tile.conditioning, tile.slots, tile.count, scratch.tile, eta)
 
 
 def link(tile: Tile, times: int) -> None:

@@ -183,5 +183,9 @@ def _magnitude(objective: Objective) -> Floats:
     """(k,) largest |x| of every column in the scale of its z, before centring: what its rounding goes by."""
     magnitude = objective.extent()
     basis = objective.basis
-    magnitude[basis.numeric_columns] += np.abs(basis.centre) * basis.scale
+    centres = np.abs(basis.centre) * basis.scale
+    layout = basis.layout
+    magnitude[basis.numeric_columns] += centres[: layout.numeric]
+    for columns, centre in zip(layout.factor_columns[layout.plain :], centres[layout.numeric :], strict=True):
+        magnitude[columns] += centre
     return magnitude

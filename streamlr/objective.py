@@ -162,17 +162,23 @@ class Objective:
         return whole
 
     def extent(self) -> Floats:
-        """(k,) largest absolute value of every basis column over the rows used; 1 for a factor's."""
+        """(k,) largest absolute value of every basis column over the rows used; 1 for a level of a factor."""
         assert self.first is not None, "ranges are known after the first pass"
         basis = self.basis
         if self.first.tally.rows_used == 0:
             return np.zeros(self.design.layout.columns)
         low = (self.first.low - basis.centre) * basis.scale
         high = (self.first.high - basis.centre) * basis.scale
-        extent = np.ones(self.design.layout.columns)
-        extent[basis.numeric_columns] = np.maximum(np.abs(low), np.abs(high))
-        for column, largest in self.reduced_extent.items():
-            extent[column] = largest
+        largest = np.maximum(np.abs(low), np.abs(high))
+        layout = self.design.layout
+        extent = np.ones(layout.columns)
+        extent[basis.numeric_columns] = largest[: layout.numeric]
+        for columns, reach in zip(
+            layout.factor_columns[layout.plain :], largest[layout.numeric :], strict=True
+        ):
+            extent[columns] = reach
+        for column, reach in self.reduced_extent.items():
+            extent[column] = reach
         return extent
 
     def box(self) -> Box:

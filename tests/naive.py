@@ -11,14 +11,19 @@ Floats = NDArray[np.float64]
 
 
 def design_matrix(block: Block, conditioning: Conditioning, slots: int) -> Floats:
-    """(n, slots): dense columns conditioned, then 0/1 columns of each factor, "no column" first."""
+    """(n, slots): dense columns conditioned, then 0/1 columns of each factor, "no column" first, times the
+    scale of the factor where it has one."""
     n = block.success.size
-    columns = [np.ones(n)] if conditioning.intercept else []
-    for x, centre, scale in zip(block.numeric, conditioning.centre, conditioning.scale, strict=True):
-        columns.append((x.astype(np.float64) - centre) * scale)
+    conditioned = [
+        (x.astype(np.float64) - centre) * scale
+        for x, centre, scale in zip(block.numeric, conditioning.centre, conditioning.scale, strict=True)
+    ]
+    numeric = conditioning.dense - conditioning.intercept
+    columns = [np.ones(n)] * conditioning.intercept + conditioned[:numeric]
+    scales = [np.ones(n)] * conditioning.plain + conditioned[numeric:]
     ends = [*conditioning.starts, slots][1:]
-    for codes, start, end in zip(block.codes, conditioning.starts, ends, strict=True):
-        columns.extend((codes == level).astype(np.float64) for level in range(-1, end - start - 1))
+    for codes, start, end, scale in zip(block.codes, conditioning.starts, ends, scales, strict=True):
+        columns.extend((codes == level) * scale for level in range(-1, end - start - 1))
     X = np.column_stack(columns) if columns else np.empty((n, 0))
     for place, column in enumerate(conditioning.reduced):
         X[:, column] = (X[:, column] - X @ conditioning.gamma[place]) * conditioning.stretch[place]

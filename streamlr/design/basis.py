@@ -28,8 +28,8 @@ class Basis:
     """Conditioning of a layout; `reduced` and `gamma` are in model columns, ascending."""
 
     layout: Layout
-    centre: Floats  # (q,)
-    scale: Floats  # (q,)
+    centre: Floats  # (q + s,) of the numeric columns, then of the scales
+    scale: Floats  # (q + s,)
     active: NDArray[np.bool_]  # (k,)
     reduced: tuple[int, ...] = ()
     gamma: tuple[Floats, ...] = ()  # each (k,)
@@ -37,9 +37,12 @@ class Basis:
 
     @classmethod
     def of(cls, layout: Layout, centre: Floats, scale: Floats) -> Basis:
-        """Centred and scaled, nothing taken out. Without an intercept centring would change the model."""
-        if not layout.intercept:
-            centre = np.zeros_like(centre)
+        """Centred and scaled, nothing taken out.
+
+        Centring would change the model where no intercept, or for a scale no factor without it, takes it up.
+        """
+        kept = [bool(layout.intercept)] * layout.numeric + [host >= 0 for host in layout.hosts]
+        centre = np.where(kept, centre, 0.0)
         return cls(layout, centre, scale, np.ones(layout.columns, dtype=np.bool_))
 
     def conditioning(self) -> Conditioning:
@@ -53,6 +56,9 @@ class Basis:
             intercept=layout.intercept,
             centre=self.centre,
             scale=self.scale,
+            dense=layout.dense,
+            scales=layout.padded,
+            plain=layout.plain,
             starts=layout.starts,
             reduced=slots[list(self.reduced)].astype(np.int64),
             gamma=gamma,
@@ -116,12 +122,17 @@ class Basis:
     def to_raw(self, values: Floats) -> Floats:
         """Coefficients of the basis columns, (k, ...), as coefficients of the user's columns."""
         out = self.to_conditioned(values)
-        numeric = self.numeric_columns
-        scale = self.scale.reshape((-1,) + (1,) * (out.ndim - 1))
-        out[numeric] *= scale
-        if self.layout.intercept:
-            intercept = int(np.flatnonzero(self.layout.slot_of_column == 0)[0])
-            out[intercept] -= np.tensordot(self.centre, out[numeric], axes=1)
+        layout = self.layout
+        numeric, q = self.numeric_columns, layout.numeric
+        out[numeric] *= self.scale[:q].reshape((-1,) + (1,) * (out.ndim - 1))
+        if layout.intercept:
+            intercept = int(np.flatnonzero(layout.slot_of_column == 0)[0])
+            out[intercept] -= np.tensordot(self.centre[:q], out[numeric], axes=1)
+        for place, host in enumerate(layout.hosts):
+            columns = layout.factor_columns[layout.plain + place]
+            out[columns] *= self.scale[q + place]
+            if host >= 0:
+                out[layout.factor_columns[host]] -= self.centre[q + place] * out[columns]
         return out
 
     def covariance_to_raw(self, covariance: Floats) -> Floats:

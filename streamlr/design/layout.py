@@ -3,6 +3,8 @@
 Model columns are what a user sees: the intercept, then term after term. Slots are where kernels keep them:
 dense columns first, then for each factor one slot for "no column" and one a level. A layout is the map
 between the two and where every table of the Hessian lies.
+
+A factor times a number is a factor whose rows have a scale; such factors come after all others.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ DEAR = 256
 
 @dataclass(frozen=True)
 class Layout:
-    """`order` names the terms as they stand in the model: -1 the intercept, 0 ... q - 1 the numeric columns,
-    q + f factor f; `levels` has the number of columns of each factor."""
+    """`order` names what stands in the model, in its order: -1 the intercept, 0 ... q - 1 the numeric
+    columns, q + f factor f; `levels` has the number of columns of each factor.
+
+    The last `len(hosts)` factors are scaled. `hosts` names for each a factor without a scale that has the
+    same columns but for the scale, -1 where the model has none: it can take up what centring moves.
+    """
 
     order: tuple[int, ...]
     numeric: int
     levels: tuple[int, ...]
+    hosts: tuple[int, ...] = ()
 
     @property
     def intercept(self) -> int:
@@ -35,6 +42,16 @@ class Layout:
     def dense(self) -> int:
         """Number of dense columns: intercept and numbers."""
         return self.intercept + self.numeric
+
+    @property
+    def scaled(self) -> int:
+        """s, the number of factors with a scale."""
+        return len(self.hosts)
+
+    @property
+    def plain(self) -> int:
+        """Number of factors without a scale, which are the first."""
+        return len(self.levels) - self.scaled
 
     @property
     def padded(self) -> int:
@@ -116,7 +133,7 @@ class Layout:
 
     @cached_property
     def group_of_column(self) -> NDArray[np.int64]:
-        """(k,) place of the column's term; of one factor's columns a row has at most one."""
+        """(k,) place in `order` of the column; of one factor's columns a row has at most one."""
         groups: list[int] = []
         for place, term in enumerate(self.order):
             groups.extend([place] * (self.levels[term - self.numeric] if term >= self.numeric else 1))

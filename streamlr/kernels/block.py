@@ -13,6 +13,7 @@ from streamlr.kernels.gram import (
     add_factor_gradient,
     add_factors,
     add_gram,
+    add_scaled_factors,
     weigh_tile,
 )
 from streamlr.kernels.jit import kernel, use_widest_vectors
@@ -45,7 +46,9 @@ class Totals(NamedTuple):
     gradient: Floats  # (slots,)
     gram: Floats  # (padded, padded), dense with dense, lower triangle
     diagonal: Floats  # (factor slots,)
-    cross: Floats  # (dense, factor slots), nothing for an intercept, whose row is the diagonal
+    cross: (
+        Floats  # (dense, factor slots); for an intercept, scaled factors only: of others it is the diagonal
+    )
     pairs: Floats  # (all pair tables,)
     widths: NDArray[np.int64]  # (c,) slots of each factor
     pair_starts: NDArray[np.int64]  # (c, c) where the table of a pair begins
@@ -54,8 +57,8 @@ class Totals(NamedTuple):
 class Scratch(NamedTuple):
     """Memory of one worker for one tile."""
 
-    tile: Floats  # (padded, t)
-    work: Floats  # (7, t)
+    tile: Floats  # (padded + s, t)
+    work: Floats  # (8, t)
     exponent: Floats  # (4, t)
     exponent_bits: NDArray[np.int64]  # the same memory
 
@@ -69,7 +72,7 @@ def add_block(
     n = rows.success.size
     tile = scratch.tile
     length = tile.shape[1]
-    dense = rows.addresses.size + conditioning.intercept
+    dense = conditioning.dense
     eta = scratch.work[0]
     success = scratch.work[1]
     failure = scratch.work[2]
@@ -86,7 +89,7 @@ def add_block(
         scalars[SUCCESSES] += total(success, count)
         scalars[FAILURES] += total(failure, count)
         start_eta(rows.offset, 0.0, first, count, eta)
-        add_linear_predictor(rows.codes, starts, coef, first, count, tile, eta)
+        add_linear_predictor(rows, conditioning, coef, first, count, tile, eta)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, loss, slope, curvature
         )
@@ -98,7 +101,7 @@ def add_block(
         scalars[LEAST_CURVATURE] = least
         if not with_hessian:
             add_dense_gradient(tile, slope, count, dense, totals.gradient)
-            add_factor_gradient(slope, rows.codes, starts, first, count, totals.gradient)
+            add_factor_gradient(tile, slope, rows, conditioning, first, count, totals.gradient)
             continue
         for i in range(count):
             root[i] = math.sqrt(curvature[i])
@@ -111,12 +114,34 @@ def add_block(
             slope,
             rows.codes,
             starts,
+            conditioning.plain,
             totals.widths,
             totals.pair_starts,
             first,
             count,
             dense,
             conditioning.intercept,
+            totals.gradient,
+            totals.diagonal,
+            totals.cross,
+            totals.pairs,
+        )
+        add_scaled_factors(
+            tile,
+            conditioning.scales,
+            root,
+            curvature,
+            slope,
+            rows.codes,
+            starts,
+            conditioning.plain,
+            totals.widths,
+            totals.pair_starts,
+            first,
+            count,
+            dense,
+            conditioning.intercept,
+            scratch.work[7],
             totals.gradient,
             totals.diagonal,
             totals.cross,
@@ -162,7 +187,7 @@ def score_block(rows: Rows, conditioning: Conditioning, coef, scratch: Scratch, 
         count = min(length, n - first)
         fill_tile(rows, conditioning, first, count, scratch.tile, scratch.work[6])
         start_eta(rows.offset, 0.0, first, count, row_eta)
-        add_linear_predictor(rows.codes, conditioning.starts, coef, first, count, scratch.tile, row_eta)
+        add_linear_predictor(rows, conditioning, coef, first, count, scratch.tile, row_eta)
         probabilities(row_eta, count, scratch.exponent, scratch.exponent_bits, scratch.work[1])
         for i in range(count):
             eta[first + i] = row_eta[i]
@@ -192,27 +217,26 @@ def probe_block(
     n = rows.success.size
     tile = scratch.tile
     length = tile.shape[1]
-    dense = rows.addresses.size + conditioning.intercept
+    dense = conditioning.dense
     eta = scratch.work[0]
     success = scratch.work[1]
     failure = scratch.work[2]
     slope = scratch.work[4]
     curvature = scratch.work[5]
     weighted = scratch.work[3]
-    starts = conditioning.starts
     for first in range(0, n, length):
         count = min(length, n - first)
         fill_tile(rows, conditioning, first, count, tile, scratch.work[6])
         fill_outcomes(rows, first, count, success, failure)
         start_eta(rows.offset, 0.0, first, count, eta)
-        add_linear_predictor(rows.codes, starts, curvature_coef, first, count, tile, eta)
+        add_linear_predictor(rows, conditioning, curvature_coef, first, count, tile, eta)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, weighted, slope, curvature
         )
         for m in range(coef.shape[0]):
             for i in range(count):
                 eta[i] = 0.0
-            add_linear_predictor(rows.codes, starts, coef[m], first, count, tile, eta)
+            add_linear_predictor(rows, conditioning, coef[m], first, count, tile, eta)
             most = extent[m]
             square = 0.0
             for i in range(count):
@@ -223,4 +247,4 @@ def probe_block(
             extent[m] = most
             squares[m] += square
             add_dense_gradient(tile, weighted, count, dense, products[m])
-            add_factor_gradient(weighted, rows.codes, starts, first, count, products[m])
+            add_factor_gradient(tile, weighted, rows, conditioning, first, count, products[m])

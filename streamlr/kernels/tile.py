@@ -7,6 +7,10 @@ the numeric columns as (x - centre) * scale; factors stay integer codes and neve
 Numeric columns are read where they lie, each in its own type, so that a decoded column is never copied:
 kernels get the address of each one, `Block` holds on to the memory.
 
+A factor times a number is a factor whose rows have a scale: its column is the scale where a row has that
+level. Scales are conditioned like numeric columns and stand in the tile behind the dense columns; scaled
+factors come after all others.
+
 Coefficients, gradients and factor tables share one numbering, the slots: slot j is dense column j, and
 factor f owns `starts[f] + 0 ... starts[f] + levels`, where slot `starts[f]` stands for code -1, "no column",
 so that no loop needs a branch.
@@ -37,8 +41,8 @@ KIND_OF_TYPE = {np.dtype(name): kind for kind, name in enumerate(STORED_TYPES)}
 class Rows(NamedTuple):
     """A chunk of n rows as kernels are fed them; size 0: there is no such column."""
 
-    addresses: NDArray[np.int64]  # (q,) where the n values of each numeric column begin
-    kinds: NDArray[np.int64]  # (q,) their types, as places in STORED_TYPES
+    addresses: NDArray[np.int64]  # (q + s,) where the n values of each numeric column and scale begin
+    kinds: NDArray[np.int64]  # (q + s,) their types, as places in STORED_TYPES
     codes: NDArray[np.int32]  # (c, n), -1 for "no column"
     success: NDArray[Any]  # (n,) successes: int8, 0 or 1, without trials, float64 with them
     trials: Floats  # (n,) or (0,)
@@ -50,7 +54,7 @@ class Rows(NamedTuple):
 class Block:
     """A chunk of n rows as arrays: `Rows` with the memory that its addresses point into."""
 
-    numeric: Sequence[NDArray[Any]]  # q arrays (n,), contiguous, of the types in STORED_TYPES
+    numeric: Sequence[NDArray[Any]]  # q columns and s scales (n,), contiguous, of the types in STORED_TYPES
     codes: NDArray[np.int32]
     success: NDArray[Any]
     trials: Floats
@@ -75,8 +79,11 @@ class Conditioning(NamedTuple):
     """How dense columns are centred, scaled and made nearly orthogonal to earlier ones."""
 
     intercept: int  # 1 when dense column 0 is a column of ones, else 0
-    centre: Floats  # (q,)
-    scale: Floats  # (q,)
+    centre: Floats  # (q + s,)
+    scale: Floats  # (q + s,)
+    dense: int  # intercept + q
+    scales: int  # row of the tile where the s scales begin
+    plain: int  # c - s: factors without a scale, which are the first
     starts: NDArray[np.int64]  # (c,) first slot of each factor
     reduced: NDArray[np.int64]  # (d,) dense columns that have earlier columns taken out, ascending
     gamma: Floats  # (d, slots) what is taken out, in slots
@@ -128,9 +135,10 @@ def condition(column, centre, scale, target):
 
 @kernel
 def fill_tile(rows, conditioning, first, count, tile, scratch):
-    """tile[j, :count] = dense column j of rows first, first + 1, ..."""
+    """tile[j, :count] = dense column j of rows first, first + 1, ...; scales stand from row `scales` on"""
     use_widest_vectors()
     intercept = conditioning.intercept
+    numeric = conditioning.dense - intercept
     if intercept == 1:
         for i in range(count):
             tile[0, i] = 1.0
@@ -139,7 +147,7 @@ def fill_tile(rows, conditioning, first, count, tile, scratch):
         at = rows.addresses[j]
         centre = conditioning.centre[j]
         scale = conditioning.scale[j]
-        target = tile[j + intercept]
+        target = tile[j + intercept] if j < numeric else tile[conditioning.scales + j - numeric]
         if kind == FLOAT64:
             condition(_float64_at(at + 8 * first, count), centre, scale, target)
         elif kind == FLOAT32:
@@ -155,9 +163,7 @@ def fill_tile(rows, conditioning, first, count, tile, scratch):
     for d in range(conditioning.reduced.size):
         for i in range(count):
             scratch[i] = 0.0
-        add_linear_predictor(
-            rows.codes, conditioning.starts, conditioning.gamma[d], first, count, tile, scratch
-        )
+        add_linear_predictor(rows, conditioning, conditioning.gamma[d], first, count, tile, scratch)
         target = tile[conditioning.reduced[d]]
         stretch = conditioning.stretch[d]
         for i in range(count):
@@ -175,14 +181,14 @@ def start_eta(offset, constant, first, count, eta):
 
 
 @kernel
-def add_linear_predictor(codes, starts, coef, first, count, tile, eta):
-    """eta += sum over dense columns of coef[j] tile[j] + sum over factors of coef[slot of the code]
+def add_linear_predictor(rows, conditioning, coef, first, count, tile, eta):
+    """eta += sum over dense columns of coef[j] tile[j] + sum over factors of scale coef[slot of the code]
 
     Four columns at a time, so that eta is read and written a quarter as often. A column whose coefficient is
     zero says nothing, even where it is infinite.
     """
     use_widest_vectors()
-    dense = starts[0] if starts.size > 0 else coef.size
+    dense = conditioning.dense
     j = 0
     while j < dense:
         if (
@@ -210,11 +216,19 @@ def add_linear_predictor(codes, starts, coef, first, count, tile, eta):
                 for i in range(count):
                     eta[i] += c0 * x0[i]
             j += 1
-    for f in range(starts.size):
-        levels = codes[f][first : first + count]
+    starts = conditioning.starts
+    plain = conditioning.plain
+    for f in range(plain):
+        levels = rows.codes[f][first : first + count]
         none = starts[f] + 1
         for i in range(count):
             eta[i] += coef[none + levels[i]]
+    for f in range(plain, starts.size):
+        levels = rows.codes[f][first : first + count]
+        none = starts[f] + 1
+        scale = tile[conditioning.scales + f - plain]
+        for i in range(count):
+            eta[i] += scale[i] * coef[none + levels[i]]
 
 
 @kernel

@@ -41,7 +41,10 @@ def scratch_for(layout: Layout) -> Scratch:
     rows = layout.tile_rows
     exponent = _aligned_zeros(4, rows)
     return Scratch(
-        _aligned_zeros(layout.padded, rows), _aligned_zeros(7, rows), exponent, exponent.view(np.int64)
+        _aligned_zeros(layout.padded + layout.scaled, rows),
+        _aligned_zeros(8, rows),
+        exponent,
+        exponent.view(np.int64),
     )
 
 
@@ -59,13 +62,16 @@ def load_kernels(layout: Layout) -> None:
     Loading takes a fifth of a second, which a thread can spend while others decode.
     """
     nothing = np.empty(0)
-    numeric = [nothing] * layout.numeric
+    numeric = [nothing] * (layout.numeric + layout.scaled)
     codes = np.empty((len(layout.levels), 0), dtype=np.int32)
     block = Block(numeric, codes, np.empty(0, dtype=np.int8), nothing, nothing, nothing)
     conditioning = Conditioning(
         intercept=layout.intercept,
-        centre=np.zeros(layout.numeric),
-        scale=np.ones(layout.numeric),
+        centre=np.zeros(len(numeric)),
+        scale=np.ones(len(numeric)),
+        dense=layout.dense,
+        scales=layout.padded,
+        plain=layout.plain,
         starts=layout.starts,
         reduced=np.empty(0, dtype=np.int64),
         gamma=np.empty((0, layout.slots)),
@@ -79,7 +85,7 @@ class Sums:
     """Loss, gradient and Hessian in the layout's slots, with the tally of rows.
 
     `with_hessian`: else its tables stay zero. `first`: this is the first pass, so the ranges of the numeric
-    columns, (q,) `low` and `high`, and the constants of the likelihood are found as well.
+    columns and scales, (q + s,) `low` and `high`, and the constants of the likelihood are found as well.
     """
 
     layout: Layout
@@ -104,8 +110,8 @@ class Sums:
             pair_starts=layout.pair_starts,
         )
         self.totals.scalars[LEAST_CURVATURE] = np.inf
-        self.low = np.full(layout.numeric, np.inf)
-        self.high = np.full(layout.numeric, -np.inf)
+        self.low = np.full(layout.numeric + layout.scaled, np.inf)
+        self.high = np.full(layout.numeric + layout.scaled, -np.inf)
 
     def add(
         self, block: Block, conditioning: Conditioning, coef: Floats, null_coef: float, scratch: Scratch
@@ -186,7 +192,9 @@ class Sums:
         first = layout.dense
         cross = totals.cross
         if layout.intercept:
-            cross = np.vstack([totals.diagonal, cross[1:]])
+            # Of a factor without a scale the intercept's row is the diagonal.
+            plain = layout.starts[layout.plain] - first if layout.scaled else layout.factor_slots
+            cross = np.vstack([np.r_[totals.diagonal[:plain], cross[0, plain:]], cross[1:]])
         factors = list(zip(layout.factor_columns, layout.starts, layout.widths, strict=True))
         for f, (rows, start, width) in enumerate(factors):
             slots = slice(start - first + 1, start - first + width)  # all but "no column"

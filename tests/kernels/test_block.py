@@ -21,9 +21,11 @@ from streamlr.passes.sums import Sums, scratch_for
 NOTHING = np.empty(0)
 
 
-def layout_of(numeric: int, levels: tuple[int, ...], intercept: bool = True) -> Layout:
+def layout_of(
+    numeric: int, levels: tuple[int, ...], intercept: bool = True, hosts: tuple[int, ...] = ()
+) -> Layout:
     order = ([-1] if intercept else []) + list(range(numeric + len(levels)))
-    return Layout(tuple(order), numeric, levels)
+    return Layout(tuple(order), numeric, levels, hosts)
 
 
 def block_of(
@@ -42,7 +44,7 @@ def block_of(
     for row, count in zip(codes, layout.levels, strict=True):
         row[:] = rng.integers(-1, count, n)
     return Block(
-        (rng.normal(size=(layout.numeric, n)) * 2 + 3).astype(dtype),
+        (rng.normal(size=(layout.numeric + layout.scaled, n)) * 2 + 3).astype(dtype),
         codes,
         np.floor(rng.random(n) * (counts + 1)) if trials else (rng.random(n) < 0.4).astype(float),
         counts,
@@ -59,8 +61,11 @@ def conditioning_of(layout: Layout, reduced: bool = False) -> Conditioning:
         gamma[0, layout.dense :] = rng.normal(size=layout.slots - layout.dense)
     return Conditioning(
         layout.intercept,
-        rng.normal(size=layout.numeric),
-        rng.random(layout.numeric) + 0.5,
+        rng.normal(size=layout.numeric + layout.scaled),
+        rng.random(layout.numeric + layout.scaled) + 0.5,
+        layout.dense,
+        layout.padded,
+        layout.plain,
         layout.starts,
         np.array([layout.dense - 1] if reduced else [], dtype=np.int64),
         gamma,
@@ -91,6 +96,37 @@ def test_sums_agree_with_the_naive_twin(
 ) -> None:
     layout = layout_of(numeric, levels, intercept)
     check_sums(layout, block_of(layout, rows), conditioning_of(layout))
+
+
+@pytest.mark.parametrize(
+    ("numeric", "levels", "hosts", "intercept"),
+    [
+        (0, (3,), (-1,), True),
+        (0, (3,), (-1,), False),
+        (3, (4, 2, 4), (0,), True),
+        (5, (4, 2, 4, 2), (0, 1), True),
+        (4, (4, 4, 4), (0, 0), False),
+        (2, (6, 5), (-1, -1), True),
+    ],
+)
+@pytest.mark.parametrize("reduced", [False, True])
+def test_factors_times_numbers(
+    numeric: int, levels: tuple[int, ...], hosts: tuple[int, ...], intercept: bool, reduced: bool
+) -> None:
+    layout = layout_of(numeric, levels, intercept, hosts)
+    conditioning = conditioning_of(layout, reduced and numeric > 0)
+    check_sums(layout, block_of(layout, 2500), conditioning)
+    coef = np.random.default_rng(4).normal(size=layout.slots)
+    block = block_of(layout, 1500)
+    eta, probability = np.empty(1500), np.empty(1500)
+    score_block(block.rows, conditioning, coef, scratch_for(layout), eta, probability)
+    want = naive.design_matrix(block, conditioning, layout.slots) @ coef
+    np.testing.assert_allclose(eta, want, rtol=1e-12, atol=1e-12)
+    squares, products, extent = np.zeros(1), np.zeros((1, layout.slots)), np.zeros(1)
+    probe_block(block.rows, conditioning, coef[None], coef, squares, products, extent, scratch_for(layout))
+    X = naive.design_matrix(block, conditioning, layout.slots)
+    _, _, curvature = naive.losses(want, *naive.outcomes(block))
+    np.testing.assert_allclose(products[0], X.T @ (curvature * want), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

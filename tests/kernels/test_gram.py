@@ -10,6 +10,7 @@ import naive
 import numpy as np
 import pytest
 
+from streamlr.design.basis import Basis
 from streamlr.design.layout import Layout
 from streamlr.kernels.gram import (
     add_dense_gradient,
@@ -18,6 +19,7 @@ from streamlr.kernels.gram import (
     add_gram,
     weigh_tile,
 )
+from streamlr.kernels.tile import Block
 
 DENSE = [*range(14), 29, 65, 95, 96, 97, 130, 200]
 LEVELS = [(), (1,), (5,), (1, 2), (3, 1, 7), (2, 4, 3, 6)]
@@ -89,8 +91,11 @@ def test_gradient_is_the_design_times_the_slopes(
         want[:dense] += slope[i] * tile[:dense, i]
         for f, start in enumerate(layout.starts):
             want[start + 1 + codes[f, first + i]] += slope[i]
+    nothing = np.empty(0)
+    rows = Block((), codes, nothing, nothing, nothing, nothing).rows
+    conditioning = Basis.of(layout, np.zeros(dense), np.ones(dense)).conditioning()
     add_dense_gradient(tile, slope, count, dense, gradient)
-    add_factor_gradient(slope, codes, layout.starts, first, count, gradient)
+    add_factor_gradient(tile, slope, rows, conditioning, first, count, gradient)
     np.testing.assert_array_equal(gradient, want)
 
 
@@ -147,6 +152,7 @@ def test_factor_tables_agree_with_their_naive_twin(
         slope,
         codes,
         layout.starts,
+        layout.plain,
         layout.widths,
         layout.pair_starts,
         first,

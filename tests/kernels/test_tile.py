@@ -68,6 +68,9 @@ def conditioning_of(layout: Layout, reduced: tuple[int, ...] = ()) -> Conditioni
         layout.intercept,
         quarters(rng, layout.numeric),
         2.0 ** rng.integers(-3, 4, layout.numeric),
+        layout.dense,
+        layout.padded,
+        layout.plain,
         layout.starts,
         np.array(reduced, dtype=np.int64),
         gamma,
@@ -117,7 +120,16 @@ def test_columns_of_every_stored_type_are_read_where_they_lie(dtype: str) -> Non
     other = np.arange(4, dtype=np.float64)
     block = Block((whole[1:5], other), np.empty((0, 4), np.int32), np.zeros(4), NOTHING, NOTHING, NOTHING)
     conditioning = Conditioning(
-        0, np.zeros(2), np.ones(2), layout.starts, np.empty(0, np.int64), np.empty((0, 2)), NOTHING
+        0,
+        np.zeros(2),
+        np.ones(2),
+        2,
+        layout.padded,
+        0,
+        layout.starts,
+        np.empty(0, np.int64),
+        np.empty((0, 2)),
+        NOTHING,
     )
     want = [whole[1:5].astype(np.float64)[1:], other[1:]]
     np.testing.assert_array_equal(filled(block, conditioning, layout, 1, 3), want)
@@ -129,7 +141,16 @@ def test_single_precision_is_widened_before_it_is_centred() -> None:
     block = Block(values, np.empty((0, 2), np.int32), np.zeros(2), NOTHING, NOTHING, NOTHING)
     centre = np.array([16777217.0])  # no float32
     conditioning = Conditioning(
-        0, centre, np.ones(1), layout.starts, np.empty(0, np.int64), np.empty((0, 1)), NOTHING
+        0,
+        centre,
+        np.ones(1),
+        1,
+        layout.padded,
+        0,
+        layout.starts,
+        np.empty(0, np.int64),
+        np.empty((0, 1)),
+        NOTHING,
     )
     np.testing.assert_array_equal(filled(block, conditioning, layout, 0, 2), [[-1.0, 1.0]])
 
@@ -153,7 +174,7 @@ def test_the_linear_predictor(
     np.testing.assert_array_equal(
         eta[:count], 0.75 + (block.offset[first : first + count] if offset else 0.0)
     )
-    add_linear_predictor(block.codes, layout.starts, coef, first, count, tile, eta)
+    add_linear_predictor(block.rows, conditioning, coef, first, count, tile, eta)
     want = 0.75 + X @ coef + (block.offset[first : first + count] if offset else 0.0)
     np.testing.assert_array_equal(eta[:count], want)
     assert np.all(eta[count:] == MARK)
@@ -162,8 +183,9 @@ def test_the_linear_predictor(
 def test_a_column_without_a_coefficient_says_nothing_even_where_it_is_infinite() -> None:
     tile = np.array([[1.0, 2.0, 3.0], [np.inf, np.nan, 1.0]])
     eta = np.zeros(3)
-    codes, starts = np.empty((0, 3), np.int32), np.empty(0, np.int64)
-    add_linear_predictor(codes, starts, np.array([2.0, 0.0]), 0, 3, tile, eta)
+    layout = layout_of(2, (), 0)
+    block = replace(block_of(layout), offset=NOTHING)
+    add_linear_predictor(block.rows, conditioning_of(layout), np.array([2.0, 0.0]), 0, 3, tile, eta)
     np.testing.assert_array_equal(eta, [2.0, 4.0, 6.0])
 
 
