@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import streamlr
 from streamlr.design.design import Design, Tally
+from streamlr.design.features import Reader
 from streamlr.design.spec import resolve_spec
 from streamlr.events import silent
 from streamlr.kernels.block import add_block
@@ -31,7 +32,7 @@ from streamlr.passes.run import Workers
 from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums, scratch_for
 from streamlr.passes.tasks import SumsTask, blocks_of
-from streamlr.profiling import columns_to_profile, profile_and_freeze
+from streamlr.profiling import features_to_profile, profile_and_freeze
 from streamlr.sources.open import open_source
 from streamlr.start import conditioned_basis, null_model, parts_to_condition_on, sample_of, starts_of
 
@@ -80,6 +81,7 @@ def begin(data: Any, target: str, features: Sequence[str]) -> Fit:
         numeric=(),
         reference={},
         positive=None,
+        where=None,
         missing="drop",
         weights=None,
         weight_type="frequency",
@@ -87,8 +89,8 @@ def begin(data: Any, target: str, features: Sequence[str]) -> Fit:
         trials=None,
     )
     session = Session(source, Workers(1), silent, perf_counter())
-    columns = columns_to_profile(source, spec)
-    spec, profile, design = profile_and_freeze(session, spec, columns, "levels")
+    features = features_to_profile(source, spec)
+    spec, profile, design = profile_and_freeze(session, spec, features, Reader(), "levels")
     sample = sample_of(source, design, profile)
     basis = conditioned_basis(session, design, parts_to_condition_on(source, sample))
     start = starts_of(session, design, basis, null_model(design, profile), profile, sample)[0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.design.design import Unseen
 from streamlr.model import Model
 from streamlr.model_file import read_model
 from streamlr.passes.memory import available_cores
@@ -28,6 +29,7 @@ def predict(
     output: str | os.PathLike[str] | None = None,
     *,
     keep: Sequence[str] = (),
+    unseen: Unseen = "null",
     threads: int | None = None,
     done: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64] | tuple[int, int]:
@@ -39,6 +41,8 @@ def predict(
         output: a Parquet file to write, row group by row group; then the return value is the number of rows
             and the number of them that could not be scored.
         keep: columns of `data` to carry along into `output`.
+        unseen: what becomes of a row with a level that the fit has not seen: no score ("null"), that of the
+            reference level ("reference"), or an error ("error").
         threads: worker threads; default the cores this process may use.
         done: called with the number of rows written so far.
 
@@ -46,7 +50,7 @@ def predict(
         StreamlrError: columns are missing, or the file cannot be written.
     """
     if output is None:
-        return model.predict(data)
+        return model.predict(data, unseen=unseen)
     path = os.fspath(output)
     check_writable(path)
     return predict_file(
@@ -56,6 +60,7 @@ def predict(
         open_source(data),
         path,
         keep=keep,
+        unseen=unseen,
         threads=threads or available_cores(),
         done=done,
     )

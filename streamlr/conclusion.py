@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from streamlr import inference
 from streamlr.design.design import Design, terms_with_limits
+from streamlr.design.freeze import empty_cells
+from streamlr.design.functions import column_kind
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError
 from streamlr.model import Model, Statistics
@@ -25,6 +27,9 @@ from streamlr.passes.sums import Sums
 from streamlr.sources.base import Source
 
 Floats = NDArray[np.float64]
+
+# Empty cells of interactions that are listed by name.
+MOST_NAMED = 10_000
 
 
 def conclude(
@@ -49,17 +54,19 @@ def conclude(
     constants = _constants(objective)
     for column, reason in constants.items():
         session.remark(f"left out: {column} ({reason})")
-    single_level = [factor.name for factor in design.factors if not factor.levels]
+    single_level = [factor.name for factor in design.factors if not factor.column_names]
+    unseen = empty_cells(design, MOST_NAMED)
     params = basis.to_raw(objective.expand(state.coef))[active]
     aliased_names = [names[column] for column in aliased if names[column] not in constants]
     if constants:
         gone = [j for j, number in enumerate(design.numbers) if number.column in constants]
-        kept = tuple(term for term in design.terms if term.column not in constants)
-        if not kept:
+        design = design.without_columns(set(constants))
+        if not design.terms:
             listed = "; ".join(f"{c}: {why}" for c, why in {**spec.excluded, **constants}.items())
             raise StreamlrError(f"no feature is left ({listed}).")
-        design = replace(design, terms=kept)
         basis = basis.dropping(design.layout, gone)
+    kinds = {name: column_kind(name, spec.types[name]) for name in design.feature_columns}
+    design = replace(design, reader=replace(design.reader, where=None, kinds=kinds))
     return Model(
         design=design,
         basis=basis,
@@ -71,10 +78,10 @@ def conclude(
         conf_level=conf_level,
         dropped={name: int(count) for name, count in first.tally.missing.items() if count},
         excluded={**spec.excluded, **constants},
-        aliased=aliased_names + single_level,
+        aliased=aliased_names + single_level + unseen,
         separation=_set_aside_finding(design, first),
         trace=session.trace,
-        provenance=_provenance(session.source, tol),
+        provenance=_provenance(session.source, spec, tol),
     )
 
 
@@ -88,7 +95,7 @@ def _constants(objective: Objective) -> dict[str, str]:
     constants = {}
     for j, number in enumerate(design.numbers):
         column = int(basis.numeric_columns[j])
-        if not number.named and low[j] == high[j] and not basis.active[column]:
+        if number.column is not None and not number.named and low[j] == high[j] and not basis.active[column]:
             constants[number.column] = f"constant ({low[j]:g})"
     return constants
 
@@ -143,9 +150,10 @@ def _set_aside_finding(design: Design, first: Sums) -> dict[str, Any] | None:
     }
 
 
-def _provenance(source: Source, tol: float) -> dict[str, Any]:
+def _provenance(source: Source, spec: Spec, tol: float) -> dict[str, Any]:
     return {
         "origin": list(source.origin),
+        "where": None if spec.where is None else spec.where.text,
         "schema": {field.name: str(field.type) for field in source.schema},
         "tolerance": tol,
         "versions": {name: version(name) for name in ("streamlr", "numpy", "numba", "pyarrow")},

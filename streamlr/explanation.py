@@ -10,12 +10,21 @@ import time
 from typing import Any
 
 from streamlr.design.columns import Level
-from streamlr.design.freeze import outcome_levels
+from streamlr.design.expressions import Column, quoted
+from streamlr.design.features import Feature, Reader
+from streamlr.design.freeze import (
+    Findings,
+    groupings_of,
+    mergings,
+    outcome_levels,
+    variables_of,
+    width_of,
+)
 from streamlr.design.profile import ProfileSums, ProfileTask
 from streamlr.design.spec import Spec, resolve_spec
 from streamlr.errors import StreamlrError
 from streamlr.passes.memory import available_cores, available_memory, resident_bytes
-from streamlr.profiling import leave_out_by_metadata
+from streamlr.profiling import leave_out_by_metadata, reader_of, skipping
 from streamlr.sources.base import Source
 from streamlr.start import WORTH_A_SAMPLE
 
@@ -44,18 +53,17 @@ class _Look:
 
 def explain(source: Source, *, threads: int | None, memory: int | None, **options: Any) -> dict[str, Any]:
     """Rows, columns and the cost of a fit, as a dict that prints as JSON. `options` are those of `fit`."""
-    spec = leave_out_by_metadata(
-        source, resolve_spec(source.schema, origin=", ".join(source.origin[:1]), **options)
-    )
+    spec = resolve_spec(source.schema, origin=", ".join(source.origin[:1]), **options)
+    if spec.where is not None:
+        source = skipping(source, spec.where)
+    spec = leave_out_by_metadata(source, spec)
     if not source.parts:
         raise StreamlrError("the data have no rows (0 rows).")
     look = _Look(source.parts[0])
-    factors = tuple(feature.column for feature in spec.features if feature.categorical)
-    profile = ProfileTask(spec, spec.columns, factors, {})([look])
+    reader = reader_of(spec, source, lambda task: task([look]))
+    profile = ProfileTask(spec, reader, spec.features, {})([look])
     columns = [_column(source, spec, name, profile) for name in source.schema.names]
-    width = int(spec.intercept) + sum(
-        _levels(profile, feature.column) - 1 if feature.categorical else 1 for feature in spec.features
-    )
+    width = _width(spec, reader, profile, look)
     cores = threads or available_cores()
     rows = source.rows
     large = rows is not None and rows * len(spec.features) >= WORTH_A_SAMPLE
@@ -64,6 +72,7 @@ def explain(source: Source, *, threads: int | None, memory: int | None, **option
         "rows": rows,
         "parts": len(source.parts),
         "files": len(source.origin),
+        "row_groups_skipped": getattr(source, "row_groups_skipped", None) if spec.where is not None else None,
         "target": spec.target,
         "positive": _positive(spec, profile),
         "columns": columns,
@@ -81,10 +90,25 @@ def explain(source: Source, *, threads: int | None, memory: int | None, **option
     }
 
 
+def _width(spec: Spec, reader: Reader, profile: ProfileSums, look: _Look) -> int:
+    """Columns of the design as far as the rows looked at show its levels and cells."""
+    if profile.rows_used == 0:
+        return int(spec.intercept) + len(spec.terms)
+    findings = Findings(merging=mergings(spec, profile))
+    variables = variables_of(spec, profile, reader, findings)
+    groupings = groupings_of(spec, variables)
+    if groupings:
+        profile = ProfileTask(spec, reader, spec.features, {}, groupings)([look])
+    return width_of(spec, profile, variables, groupings)
+
+
 def _column(source: Source, spec: Spec, name: str, profile: ProfileSums) -> dict[str, Any]:
     told = source.statistics(name)
     roles = {spec.target: "target", spec.weights: "weights", spec.offset: "offset", spec.trials: "trials"}
-    features = {feature.column: feature for feature in spec.features}
+    features = {column: feature for feature in spec.features for column in feature.columns}
+    features.update(
+        {feature.column: feature for feature in spec.features if feature.column in feature.columns}
+    )
     feature = features.get(name)
     role = roles.get(name) or (
         "left out" if feature is None else "factor" if feature.categorical else "number"
@@ -97,12 +121,14 @@ def _column(source: Source, spec: Spec, name: str, profile: ProfileSums) -> dict
         "nulls": told.null_count,
         "low": _plain(told.low),
         "high": _plain(told.high),
-        "levels_at_least": _levels(profile, name) if feature is not None and feature.categorical else None,
+        "levels_at_least": _levels(profile, feature.name)
+        if feature is not None and feature.categorical and role == "factor"
+        else None,
     }
 
 
-def _levels(profile: ProfileSums, column: str) -> int:
-    counts = profile.factors[column].counts if column in profile.factors else {}
+def _levels(profile: ProfileSums, factor: str) -> int:
+    counts = profile.factors[factor].counts if factor in profile.factors else {}
     return max(len(counts or {}), 1)
 
 
@@ -117,13 +143,13 @@ def _positive(spec: Spec, profile: ProfileSums) -> str | None:
 def _formula(spec: Spec) -> str:
     """The model that the options amount to, as a formula to edit."""
 
-    def quoted(name: str) -> str:
-        return name if name.isidentifier() else f"`{name}`"
+    def written(feature: Feature) -> str:
+        if not isinstance(feature.expression, Column):
+            return feature.name
+        column = quoted(feature.expression.name)
+        return f"C({column})" if feature.name != feature.expression.name else column
 
-    names = [
-        f"C({quoted(feature.column)})" if feature.name != feature.column else quoted(feature.column)
-        for feature in spec.features
-    ]
+    names = [":".join(written(spec.features[place]) for place in term) for term in spec.terms]
     right = " + ".join(names if spec.intercept else ["0", *names]) or "1"
     return f"{quoted(spec.target)} ~ {right}"
 

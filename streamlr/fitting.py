@@ -21,7 +21,8 @@ from streamlr.aliasing import settle_basis
 from streamlr.conclusion import conclude
 from streamlr.design.freeze import SeparationPolicy
 from streamlr.design.layout import Layout
-from streamlr.design.spec import MissingPolicy, Spec, WeightType, resolve_spec
+from streamlr.design.learning import LearningTask
+from streamlr.design.spec import Spec, WeightType, resolve_spec
 from streamlr.errors import ConvergenceWarning, StreamlrError
 from streamlr.events import Listener, PassDone, silent
 from streamlr.model import Model
@@ -35,11 +36,13 @@ from streamlr.passes.session import Session
 from streamlr.passes.spool import Spool
 from streamlr.passes.sums import load_kernels
 from streamlr.profiling import (
-    columns_to_profile,
+    features_to_profile,
     leave_out_by_metadata,
     named,
     plan_memory,
     profile_and_freeze,
+    reader_of,
+    skipping,
 )
 from streamlr.separation import is_complete, separated_terms, separation_error
 from streamlr.sources.base import Source
@@ -91,7 +94,8 @@ def fit(
     numeric: Sequence[str] = (),
     reference: Mapping[str, Any] | None = None,
     positive: Any = None,
-    missing: MissingPolicy = "drop",
+    where: str | None = None,
+    missing: str = "drop",
     weights: str | None = None,
     weight_type: WeightType = "frequency",
     offset: str | None = None,
@@ -123,7 +127,11 @@ def fit(
         numeric: text, boolean or dictionary columns to read as numbers.
         reference: the level of a factor that has no coefficient, by column; default the first in order.
         positive: the target's value that counts as 1.
-        missing: "drop" leaves out rows with a null or NaN in a used column, "error" refuses them.
+        where: rows to use, such as `"year >= 2023 and carrier in ('AA', 'UA')"`; row groups that cannot hold
+            such rows are not read.
+        missing: "drop" leaves out rows with a null or NaN in a used column, "error" refuses them, "indicator"
+            makes a level "missing" of factors and gives numbers their mean and a 0/1 column `isnull(x)`,
+            "fill=VALUE" puts a value in their place.
         weights: column of row weights, not negative.
         weight_type: "frequency" (whole numbers; a row of weight 3 is three rows) or "analytic".
         offset: column added to the linear predictor.
@@ -162,12 +170,15 @@ def fit(
         numeric=tuple(numeric),
         reference=dict(reference or {}),
         positive=positive,
+        where=where,
         missing=missing,
         weights=weights,
         weight_type=weight_type,
         offset=offset,
         trials=trials,
     )
+    if spec.where is not None:
+        source = skipping(source, spec.where)
     # BLAS on one thread: its sums must not depend on the machine's load.
     if (source.rows or 0) >= WORTH_A_THREAD:
         threading.Thread(target=load_kernels, args=[SMALLEST_LAYOUT], daemon=True).start()
@@ -213,10 +224,13 @@ def _maximise(
     """From checked names to the last state of Newton; the spec as the data left it; aliased columns."""
     source = session.source
     spec = leave_out_by_metadata(source, spec)
-    columns = columns_to_profile(source, spec)
+    features = features_to_profile(source, spec)
+    reader = reader_of(
+        spec, source, lambda task: session.run(source.parts, task, LearningTask.merge, "profile")
+    )
     threads = session.workers.threads
     while True:
-        spec, profile, design = profile_and_freeze(session, spec, columns, separation)
+        spec, profile, design = profile_and_freeze(session, spec, features, reader, separation)
         plan = plan_memory(design, source, threads, limit)
         session.workers.threads = plan.threads
         session.cache = None if session.on_dask else BlockCache(plan.cache, plan.ceiling, session.spool)
@@ -239,10 +253,10 @@ def _maximise(
         rows_as_profiled = objective.first.tally.rows_used == profile.rows_used
         if rows_as_profiled and np.isfinite(objective.extent()).all():
             break
-        if set(columns) == set(spec.columns):
+        if set(features) >= set(spec.features):
             raise StreamlrError("the data changed while they were being read. Fit again.")
         # NaN that no footer told of, or an infinity: learn levels and counts again from every column.
-        columns = spec.columns
+        features = spec.features
     if not objective.basis.active.any() and design.layout.columns:
         because = f": the offset '{design.offset}' leaves no row to learn from" if design.offset else ""
         raise StreamlrError(f"no term can be estimated{because}.")

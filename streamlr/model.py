@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamlr import inference
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Factor
+from streamlr.design.design import Design, Unseen, terms_with_limits
 
 Floats = NDArray[np.float64]
 
@@ -209,24 +209,25 @@ class Model:
             "trials": design.trials,
             "conf_level": self.conf_level,
             "rows_set_aside": self.statistics.rows_set_aside,
-            "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.factors if f.unused},
-            "reference": {f.name: str(f.reference) for f in design.factors if f.reference is not None},
-            "set_aside": {
-                f.level_name(level): outcome for f in design.factors for level, outcome in f.set_aside
-            },
+            "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.categories if f.unused},
+            "reference": {f.name: str(f.reference) for f in design.categories if design.has_reference(f)},
+            "set_aside": dict(terms_with_limits(design)),
+            "where": self.provenance.get("where"),
             "origin": list(self.provenance.get("origin", ())),
             "tolerance": self.provenance.get("tolerance"),
         }
 
-    def predict(self, data: Any) -> Floats:
+    def predict(self, data: Any, *, unseen: Unseen = "null") -> Floats:
         """Probability of every row of `data`, (n,); NaN where a row cannot be scored.
 
-        `data`: anything that `fit` reads. Raises `StreamlrError` for missing columns.
+        `data`: anything that `fit` reads. `unseen`: rows with a level that the fit has not seen get NaN
+        ("null"), are scored as the reference level ("reference"), or raise ("error"). Raises `StreamlrError`
+        for missing columns.
         """
         from streamlr.prediction import predict_array
         from streamlr.sources.open import open_source
 
-        return predict_array(self.design, self.basis, self.coef_of_basis, open_source(data))
+        return predict_array(self.design, self.basis, self.coef_of_basis, open_source(data), unseen)
 
     @cached_property
     def coef_of_basis(self) -> Floats:
@@ -248,12 +249,12 @@ class Model:
             places[int(active)] = place
         column = int(self.design.intercept)
         found: list[tuple[str, int | None]] = [("Intercept", places[0])] if self.design.intercept else []
-        for term in self.design.terms:
-            names = term.column_names
-            found.extend((name, places[column + i]) for i, name in enumerate(names))
-            column += len(names)
-            if isinstance(term, Factor):
-                found.extend((term.level_name(level), None) for level, _ in term.set_aside)
+        for name in self.design.column_names[column:]:
+            found.append((name, places[column]))
+            column += 1
+        listed = {name for name, _ in found}
+        without = [*self.aliased, *terms_with_limits(self.design)]
+        found.extend((name, None) for name in dict.fromkeys(without) if name not in listed)
         return found
 
 

@@ -15,7 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Factor, Number, Term
+from streamlr.design.columns import sorted_levels
+from streamlr.design.design import Cells, Design, Factor, Number, Term, Variable
+from streamlr.design.expressions import parse_expression, text_of
+from streamlr.design.features import Feature, Reader
+from streamlr.design.profile import Merging
 from streamlr.errors import StreamlrError
 from streamlr.whole_file import written_whole
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from streamlr.model import Model
 
 FORMAT = "streamlr-model"
-VERSION = 1
+VERSION = 2
 
 
 def write_model(model: Model, path: str) -> None:
@@ -91,8 +95,8 @@ def _from_json(content: dict[str, Any]) -> Model:
     stored = content["basis"]
     basis = Basis(
         layout=design.layout,
-        centre=_numbers(stored["centre"], design.layout.numeric),
-        scale=_numbers(stored["scale"], design.layout.numeric),
+        centre=_numbers(stored["centre"], len(design.inputs)),
+        scale=_numbers(stored["scale"], len(design.inputs)),
         active=np.array(stored["active"], dtype=np.bool_),
         reduced=tuple(stored["reduced"]),
         gamma=tuple(_numbers(row, design.layout.columns) for row in stored["gamma"]),
@@ -131,21 +135,45 @@ def _design_to_json(design: Design) -> dict[str, Any]:
         "offset": design.offset,
         "trials": design.trials,
         "missing": design.missing,
+        "variables": [_variable_to_json(variable) for variable in design.variables],
         "terms": [_term_to_json(term) for term in design.terms],
+        "fills": dict(design.reader.fills),
+        "states": {name: dict(state) for name, state in design.reader.states.items()},
+        "kinds": dict(design.reader.kinds),
+    }
+
+
+def _variable_to_json(variable: Variable) -> dict[str, Any]:
+    feature = variable.feature
+    common = {
+        "expression": text_of(feature.expression),
+        "name": feature.name,
+        "named": feature.named,
+        "whole": feature.whole,
+    }
+    if isinstance(variable, Number):
+        return {"kind": "number", **common, "suffixes": list(variable.suffixes)}
+    merging = variable.merging
+    return {
+        "kind": "factor",
+        **common,
+        "levels": list(variable.levels),
+        "reference": variable.reference,
+        "set_aside": [list(pair) for pair in variable.set_aside],
+        "unused": list(variable.unused),
+        "coding": variable.coding,
+        "kept": None if merging.kept is None else sorted_levels(merging.kept),
+        "missing_level": merging.missing,
     }
 
 
 def _term_to_json(term: Term) -> dict[str, Any]:
-    common = {"column": term.column, "name": term.name, "named": term.named}
-    if isinstance(term, Number):
-        return {"kind": "number", **common}
+    cells = term.cells
     return {
-        "kind": "factor",
-        **common,
-        "levels": list(term.levels),
-        "reference": term.reference,
-        "set_aside": [list(pair) for pair in term.set_aside],
-        "unused": list(term.unused),
+        "variables": list(term.variables),
+        "full": list(term.full),
+        "cells": None if cells is None else list(cells.seen),
+        "cells_set_aside": None if cells is None else [list(pair) for pair in cells.set_aside],
     }
 
 
@@ -155,7 +183,13 @@ def _design_from_json(stored: dict[str, Any]) -> Design:
         positive=stored["positive"],
         negative=stored["negative"],
         intercept=stored["intercept"],
-        terms=tuple(_term_from_json(term) for term in stored["terms"]),
+        variables=tuple(_variable_from_json(variable) for variable in stored["variables"]),
+        terms=tuple(_term_from_json(term, len(stored["variables"])) for term in stored["terms"]),
+        reader=Reader(
+            fills={name: float(value) for name, value in stored["fills"].items()},
+            states={name: dict(state) for name, state in stored["states"].items()},
+            kinds=dict(stored["kinds"]),
+        ),
         weights=stored["weights"],
         weight_type=stored["weight_type"],
         offset=stored["offset"],
@@ -164,20 +198,40 @@ def _design_from_json(stored: dict[str, Any]) -> Design:
     )
 
 
-def _term_from_json(stored: dict[str, Any]) -> Term:
-    if stored["kind"] == "number":
-        return Number(stored["column"], stored["name"], stored["named"])
-    if stored["kind"] != "factor":
-        raise ValueError(f"unknown kind of term {stored['kind']!r}")
-    return Factor(
-        column=stored["column"],
+def _variable_from_json(stored: dict[str, Any]) -> Variable:
+    factor = stored["kind"] == "factor"
+    if not factor and stored["kind"] != "number":
+        raise ValueError(f"unknown kind of variable {stored['kind']!r}")
+    feature = Feature(
+        expression=parse_expression(stored["expression"]),
         name=stored["name"],
+        categorical=factor,
         named=stored["named"],
+        whole=stored["whole"],
+    )
+    if not factor:
+        return Number(feature, tuple(stored["suffixes"]))
+    kept = stored["kept"]
+    return Factor(
+        feature=feature,
         levels=tuple(stored["levels"]),
         reference=stored["reference"],
         set_aside=tuple((level, outcome) for level, outcome in stored["set_aside"]),
         unused=tuple(stored["unused"]),
+        coding=stored["coding"],
+        merging=Merging(None if kept is None else frozenset(kept), missing=stored["missing_level"]),
     )
+
+
+def _term_from_json(stored: dict[str, Any], variables: int) -> Term:
+    places = tuple(stored["variables"])
+    if not all(type(place) is int and 0 <= place < variables for place in places):
+        raise ValueError("a term names a variable that there is not")
+    cells = None
+    if stored["cells"] is not None:
+        aside = tuple((int(cell), int(outcome)) for cell, outcome in stored["cells_set_aside"])
+        cells = Cells(tuple(int(cell) for cell in stored["cells"]), aside)
+    return Term(places, tuple(stored["full"]), cells)
 
 
 def _numbers(values: Any, count: int) -> NDArray[np.float64]:

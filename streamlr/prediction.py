@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.columns import Level, is_number, is_text, why_unusable
-from streamlr.design.design import Design, Encoder
+from streamlr.design.columns import why_unusable
+from streamlr.design.design import Design, Encoder, Unseen
+from streamlr.design.functions import column_kind
 from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.kernels.block import score_block
 from streamlr.passes.sums import scratch_for
@@ -23,11 +24,15 @@ from streamlr.whole_file import written_whole
 Floats = NDArray[np.float64]
 
 
-def predict_array(design: Design, basis: Basis, coef: Floats, source: Source) -> Floats:
+def predict_array(
+    design: Design, basis: Basis, coef: Floats, source: Source, unseen: Unseen = "null"
+) -> Floats:
     """(n,) probabilities of all rows; NaN where a row cannot be scored."""
     check_scorable(design, source)
     pieces = [
-        probability for part in source.parts for _, probability in score_part(design, basis, coef, part, ())
+        probability
+        for part in source.parts
+        for _, probability in score_part(design, basis, coef, part, (), unseen)
     ]
     return np.concatenate(pieces) if pieces else np.empty(0)
 
@@ -40,6 +45,7 @@ def predict_file(
     path: str,
     *,
     keep: Sequence[str] = (),
+    unseen: Unseen = "null",
     threads: int,
     done: Callable[[int], None] | None = None,
 ) -> tuple[int, int]:
@@ -65,7 +71,7 @@ def predict_file(
     schema = pa.schema([*fields, pa.field("probability", pa.float64())])
     rows = unscored = 0
     with written_whole(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for table in _in_order(design, basis, coef, source, schema, keep, threads):
+        for table in _in_order(design, basis, coef, source, schema, keep, unseen, threads):
             writer.write_table(table)
             rows += table.num_rows
             unscored += table.column("probability").null_count
@@ -81,13 +87,14 @@ def _in_order(
     source: Source,
     schema: pa.Schema,
     keep: Sequence[str],
+    unseen: Unseen,
     threads: int,
 ) -> Iterator[pa.Table]:
     """Scored parts in the order of the rows; threads work at most two parts ahead each."""
 
     def scored(part: Part) -> pa.Table:
         batches = []
-        for batch, probability in score_part(design, basis, coef, part, keep):
+        for batch, probability in score_part(design, basis, coef, part, keep, unseen):
             arrays = [batch.column(name) for name in keep]
             arrays.append(pa.array(probability, mask=np.isnan(probability)))
             columns = [array.cast(field.type) for array, field in zip(arrays, schema, strict=True)]
@@ -106,7 +113,7 @@ def _in_order(
 
 
 def score_part(
-    design: Design, basis: Basis, coef: Floats, part: Part, keep: Sequence[str]
+    design: Design, basis: Basis, coef: Floats, part: Part, keep: Sequence[str], unseen: Unseen
 ) -> Iterator[tuple[pa.RecordBatch, Floats]]:
     """Batches of a part with the probability of every row; NaN where a row cannot be scored."""
     layout = design.layout
@@ -115,9 +122,9 @@ def score_part(
     conditioning = basis.conditioning()
     slots = layout.to_slots(coef)
     columns = list(dict.fromkeys((*design.feature_columns, *keep)))
-    coded = [factor.column for factor in design.factors if factor.column not in keep]
+    coded = [name for name in design.factor_columns if name not in keep]
     for batch in part.read(columns, coded, design.batch_rows):
-        block, scorable, probability = encoder.encode_features(batch)
+        block, scorable, probability = encoder.encode_features(batch, unseen)
         scores, eta = np.empty(block.success.size), np.empty(block.success.size)
         score_block(block.rows, conditioning, slots, scratch, eta, scores)
         probability[scorable] = scores
@@ -134,25 +141,10 @@ def check_scorable(design: Design, source: Source) -> None:
         where = source.origin[0] if source.origin else "the data"
         raise StreamlrError(f"{where} lacks {listed}, which the model needs.{hint}")
     for name in design.feature_columns:
-        reason = why_unusable(source.schema.field(name).type)
-        if reason is not None and reason != "all null":
-            raise StreamlrError(f"column '{name}' cannot be scored: {reason}.")
-    for factor in design.factors:
-        kind = source.schema.field(factor.column).type
-        levels = [*factor.levels, *(level for level, _ in factor.set_aside)]
-        if factor.reference is not None:
-            levels.append(factor.reference)
-        if levels and not _can_be(levels[0], kind):
-            raise StreamlrError(
-                f"column '{factor.column}' is {kind}, but the model knows its levels as "
-                f"{type(levels[0]).__name__}, such as {levels[0]!r}. Cast the column."
-            )
-
-
-def _can_be(level: Level, kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold values like the level."""
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_null(plain):
-        return True
-    # True and 1 are one level, as they are one number.
-    return is_text(plain) if isinstance(level, str) else is_number(plain) or pa.types.is_boolean(plain)
+        kind = source.schema.field(name).type
+        if pa.types.is_null(kind):
+            continue
+        try:
+            column_kind(name, kind)
+        except StreamlrError:
+            raise StreamlrError(f"column '{name}' cannot be scored: {why_unusable(kind)}.") from None

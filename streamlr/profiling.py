@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from streamlr.design.columns import Level
-from streamlr.design.design import Design
+import pyarrow as pa
+
+from streamlr.design.columns import is_number
+from streamlr.design.design import CellGrouping, Design, terms_with_limits
+from streamlr.design.expressions import Call, Column, quoted
+from streamlr.design.features import Feature, Reader
 from streamlr.design.freeze import (
+    Findings,
     Review,
     SeparationPolicy,
+    cells_with_one_outcome,
     freeze,
+    groupings_of,
+    mergings,
     review,
     separation_by_levels,
+    variables_of,
     without_columns,
 )
-from streamlr.design.profile import ProfileSums, ProfileTask
+from streamlr.design.learning import Runner, learn, learn_means
+from streamlr.design.profile import Aside, ProfileSums, ProfileTask
 from streamlr.design.spec import Spec
+from streamlr.design.where import Where
 from streamlr.errors import StreamlrError
 from streamlr.passes.memory import format_size, resident_bytes
 from streamlr.passes.session import Session
@@ -46,72 +58,183 @@ def named(source: Source) -> str:
     )
 
 
+def skipping(source: Source, where: Where) -> Source:
+    """The source without the row groups that footers show to hold no row of the filter."""
+    from streamlr.sources.parquet import ParquetSource
+
+    return source.where(where.expression()) if isinstance(source, ParquetSource) else source
+
+
 def leave_out_by_metadata(source: Source, spec: Spec) -> Spec:
     """Leave out unnamed columns that metadata show to be all null or constant."""
     reasons = {}
-    for feature in spec.features:
+    for place, feature in enumerate(spec.features):
         if feature.named:
             continue
         told = source.statistics(feature.column)
         if source.rows is not None and source.rows > 0 and told.null_count == source.rows:
-            reasons[feature.column] = "all null"
+            reasons[place] = "all null"
         elif told.low is not None and told.low == told.high and told.low == told.low:
-            reasons[feature.column] = f"constant ({told.low})"
+            reasons[place] = f"constant ({told.low})"
     return without_columns(spec, reasons) if reasons else spec
 
 
-def columns_to_profile(source: Source, spec: Spec) -> tuple[str, ...]:
-    """Roles, factors, and the numbers that may be null: levels count only in rows that are used."""
-    wanted = {name for name in (spec.target, spec.weights, spec.offset, spec.trials) if name is not None}
-    for feature in spec.features:
-        if feature.categorical or source.statistics(feature.column).null_count != 0:
-            wanted.add(feature.column)
-    return tuple(name for name in spec.columns if name in wanted)
+def features_to_profile(source: Source, spec: Spec) -> tuple[Feature, ...]:
+    """Factors, and the numbers that may be missing: levels count only in rows that are used."""
+    return tuple(
+        feature
+        for feature in spec.features
+        if feature.categorical or any(source.statistics(name).null_count != 0 for name in feature.columns)
+    )
+
+
+def reader_of(spec: Spec, source: Source, run: Runner) -> Reader:
+    """How batches are read: with what stands for gaps, and what functions have learned from all rows."""
+
+    def columns_for(names: Sequence[str]) -> tuple[str, ...]:
+        where = spec.where.columns if spec.where is not None else ()
+        return tuple(dict.fromkeys((*where, *names)))
+
+    reader = Reader(spec.where)
+    gappy = sorted(
+        {
+            name
+            for feature in spec.features
+            if not feature.categorical
+            for name in feature.columns
+            if is_number(spec.types[name]) and source.statistics(name).null_count != 0
+        }
+        | {
+            name
+            for feature in spec.features
+            if not feature.categorical
+            for name in feature.columns
+            if pa.types.is_floating(spec.types[name])
+        }
+    )
+    if spec.missing == "indicator" and gappy:
+        reader = replace(reader, fills=learn_means(gappy, reader, columns_for, run))
+    elif spec.fill is not None and (number := _as_number(spec.fill)) is not None:
+        reader = replace(reader, fills=dict.fromkeys(gappy, number))
+    return learn([feature.expression for feature in spec.features], reader, columns_for, run)
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def profile_and_freeze(
-    session: Session, spec: Spec, columns: Sequence[str], separation: SeparationPolicy
+    session: Session, spec: Spec, features: Sequence[Feature], reader: Reader, separation: SeparationPolicy
 ) -> tuple[Spec, ProfileSums, Design]:
-    """Profile until nothing more has to be left out or set aside, then freeze."""
-    set_aside: dict[str, dict[Level, int]] = {}
+    """Profile until nothing more has to be left out or set aside, then freeze.
+
+    `features`: those to look at. All are, where those leave a fault that rows not used could explain.
+    """
     if not session.source.parts:
         raise StreamlrError(f"{named(session.source)} has no rows (0 rows).")
+    wanted = set(features)
+    findings = Findings()
+    groupings: dict[str, CellGrouping] = {}
     while True:
-        columns = tuple(name for name in columns if name in spec.columns)
-        task = ProfileTask(
-            spec=spec,
-            columns=columns,
-            factors=tuple(f.column for f in spec.features if f.categorical),
-            set_aside={column: frozenset(levels) for column, levels in set_aside.items()},
+        looked_at = tuple(feature for feature in spec.features if feature in wanted)
+        profile = session.run(
+            session.source.parts,
+            _task(spec, reader, looked_at, findings, groupings),
+            ProfileSums.merge,
+            "profile",
         )
-        profile = session.run(session.source.parts, task, ProfileSums.merge, "profile")
         if profile.rows_read == 0:
-            raise StreamlrError(f"{named(session.source)} has no rows (0 rows).")
+            kept = " that --where keeps" if spec.where is not None else ""
+            raise StreamlrError(f"{named(session.source)} has no rows{kept} (0 rows).")
+        if not findings.merging:
+            findings = replace(findings, merging=mergings(spec, profile))
         try:
-            found: Review = review(spec, profile, set_aside)
+            found: Review = review(spec, profile, findings)
         except StreamlrError:
-            if set(columns) == set(spec.columns):
+            if len(looked_at) == len(spec.features):
                 raise
-            columns = spec.columns  # columns not read yet may drop the rows that are at fault
+            wanted = set(spec.features)  # columns not read yet may drop the rows that are at fault
             continue
-        if not found:
+        if found:
+            spec = without_columns(spec, found.exclude)
+            findings = findings.with_levels(found.set_aside)
+            continue
+        indicators = _indicators(spec, profile)
+        if indicators:
+            for feature in indicators:
+                spec = spec.with_term(feature)
+            wanted.update(indicators)
+            findings = replace(findings, merging={})
+            continue
+        variables = variables_of(spec, profile, reader, findings)
+        if groupings != (groupings := groupings_of(spec, variables)):
+            continue
+        cells = cells_with_one_outcome(spec, profile, groupings)
+        if not cells:
             break
-        spec = without_columns(spec, found.exclude)
-        for column, levels in found.set_aside.items():
-            set_aside.setdefault(column, {}).update(levels)
-    if set_aside and separation == "error":
-        raise separation_by_levels(spec, profile, set_aside)
+        findings = findings.with_cells(cells, groupings)
+    if (findings.set_aside or findings.cells_aside) and separation == "error":
+        raise separation_by_levels(spec, profile, findings)
+    design = freeze(spec, profile, reader, variables, groupings, findings)
+    _remark(session, spec, profile, design)
+    return spec, profile, design
+
+
+def _task(
+    spec: Spec,
+    reader: Reader,
+    features: tuple[Feature, ...],
+    findings: Findings,
+    groupings: Mapping[str, CellGrouping],
+) -> ProfileTask:
+    return ProfileTask(
+        spec=spec,
+        reader=reader,
+        features=features,
+        set_aside={
+            feature.name: Aside(frozenset(findings.set_aside[feature.name]), findings.merging_of(feature))
+            for feature in features
+            if feature.name in findings.set_aside
+        },
+        groupings=groupings,
+        cells_aside={
+            name: frozenset(grouping.cells_of(findings.cells_aside[name]))
+            for name, grouping in groupings.items()
+            if name in findings.cells_aside
+        },
+    )
+
+
+def _indicators(spec: Spec, profile: ProfileSums) -> list[Feature]:
+    """A 0/1 variable for each number that was filled with its mean somewhere, where it is not there yet."""
+    if spec.missing != "indicator":
+        return []
+    names = {feature.name for feature in spec.features}
+    found = []
+    for column, count in profile.filled.items():
+        name = f"isnull({quoted(column)})"
+        if count and name not in names:
+            found.append(Feature(Call("isnull", (Column(column),)), name, categorical=True, named=False))
+    return found
+
+
+def _remark(session: Session, spec: Spec, profile: ProfileSums, design: Design) -> None:
+    """Say what was left out, set aside and filled."""
     for column, reason in spec.excluded.items():
         session.remark(f"left out: {column} ({reason})")
-    design = freeze(spec, profile, set_aside)
-    for factor in design.factors:
-        if factor.set_aside:
-            names = [factor.level_name(level) for level, _ in factor.set_aside]
-            shown = ", ".join(names[:NAMED]) + (
-                f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-            )
-            session.remark(f"set aside, because all their rows have one outcome: {shown}")
-    return spec, profile, design
+    for column, count in profile.filled.items():
+        if count:
+            session.remark(f"filled: {column} with {design.reader.fills[column]:g} in {count:,} rows")
+    aside: dict[str, list[str]] = {}
+    for name in terms_with_limits(design):
+        aside.setdefault(name.partition("[")[0], []).append(name)
+    for names in aside.values():
+        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+        session.remark(f"set aside, because all their rows have one outcome: {shown}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +257,7 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment.
     algebra = 8 * slots * slots + 4 * hessian
     tables = 8 * layout.cells
-    tile = 8 * layout.padded * layout.tile_rows
+    tile = 8 * (layout.padded + layout.scaled) * layout.tile_rows
     held = max(held_rows(part, design.columns, design.batch_rows) for part in source.parts)
     decoding = int(DECODED * held * design.row_bytes) + DECODERS
     giant = any(getattr(part, "giant", False) for part in source.parts)
@@ -142,11 +265,11 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     fixed = OWN_SIZE + algebra + WAITING * tables + shared
     each = tables + tile + decoding
     if fixed + each > limit:
-        terms = sorted(design.factors, key=lambda factor: -len(factor.levels))
+        terms = sorted(design.factors, key=lambda factor: -len(factor.column_names))
         advice = (
-            f" Widest term: {terms[0].name} ({len(terms[0].levels):,} levels). "
-            f"Drop it with --exclude {terms[0].column}."
-            if terms and len(terms[0].levels) > k // 4
+            f" Widest term: {terms[0].name} ({len(terms[0].column_names):,} levels). "
+            f"Drop it with --exclude {design.column_of(terms[0])}."
+            if terms and len(terms[0].column_names) > k // 4
             else ""
         )
         raise StreamlrError(

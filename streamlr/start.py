@@ -71,16 +71,16 @@ TINY = 1e-300
 
 def conditioned_basis(session: Session, design: Design, parts: Sequence[Part]) -> Basis:
     """Centre and scale from some rows of some parts."""
-    rows = int(np.clip(CONDITIONING_VALUES // max(design.layout.numeric, 1), *CONDITIONING_ROWS))
+    rows = int(np.clip(CONDITIONING_VALUES // max(len(design.inputs), 1), *CONDITIONING_ROWS))
     task = HeadsTask(design, Basis.of(design.layout, *_neutral(design)), session.cache, rows)
     heads = session.run(parts, task, HeadsTask.merge, "sample")
     columns = [np.concatenate(head) if head else np.empty(0) for head in heads]
     _remark_on_identifiers(session, design, columns)
     centre, scale = conditioning_of(columns)
-    for number, factor in zip(design.numbers, scale, strict=True):
+    for column, factor in zip(design.inputs, scale, strict=True):
         if not 1.0 / LARGEST_SCALE <= factor <= LARGEST_SCALE:
             raise StreamlrError(
-                f"column '{number.column}' varies by {1.0 / factor:.0e}, and the square of its coefficient's "
+                f"column '{column.name}' varies by {1.0 / factor:.0e}, and the square of its coefficient's "
                 "standard error is beyond what a double holds. Rescale the column."
             )
     return Basis.of(design.layout, centre, scale)
@@ -165,7 +165,9 @@ def _share_alike(sums: Sums, share: float) -> bool:
 
 def _ranges_alike(sums: Sums, design: Design, source: Source) -> bool:
     """Whether the numeric columns of a sample vary about as far as metadata tell of all rows."""
-    for number, low, high in zip(design.numbers, sums.low, sums.high, strict=True):
+    for number, low, high in zip(design.numbers, sums.low, sums.high, strict=False):
+        if number.column is None:
+            continue
         told = source.statistics(number.column)
         try:
             if not float(told.high) - float(told.low) <= WIDER * (high - low):
@@ -244,12 +246,12 @@ def _estimate(objective: Objective, start: Floats) -> Estimate | None:
 
 
 def _neutral(design: Design) -> tuple[Floats, Floats]:
-    return np.zeros(design.layout.numeric), np.ones(design.layout.numeric)
+    return np.zeros(len(design.inputs)), np.ones(len(design.inputs))
 
 
 def _remark_on_identifiers(session: Session, design: Design, columns: Sequence[NDArray[Any]]) -> None:
-    for number, values in zip(design.numbers, columns, strict=True):
-        if number.named:
+    for number, values in zip(design.numbers, columns, strict=False):
+        if number.named or number.column is None:
             continue
         whole = np.isfinite(values).all() and (values == np.floor(values)).all()
         if whole and values.size > 2 and np.unique(values).size == values.size:

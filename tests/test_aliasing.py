@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import designs
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,7 +22,6 @@ import pytest
 import streamlr
 from streamlr.aliasing import nominate, settle_basis
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Factor, Number
 from streamlr.objective import Objective
 
 TIGHT = 1e-11
@@ -437,10 +437,8 @@ def test_a_settled_basis_moves_no_row() -> None:
     a, b, e = rng.normal(size=(3, N))
     g = np.array(["p", "q", "r"])[rng.integers(0, 3, N)]
     columns = {"a": a, "b": b, "sum": a + b, "near": a - 2 * b + 1e-5 * e, "p": (g == "p") * 2.0}
-    numbers = {name: Number(name, name, True) for name in columns}
-    factor = Factor("g", "g", True, ("q", "r"), "p")
-    terms = (*(numbers[name] for name in ("a", "b", "sum", "near")), factor, numbers["p"])
-    made = Design("y", 1, 0, True, terms, None, "frequency", None, None, "drop")
+    terms = [designs.number(name, named=True) for name in columns]
+    made = designs.design(*terms[:4], designs.factor("g", ["q", "r"], "p"), terms[4])
     part = WholeTable(pa.table(columns | {"g": g, "y": outcome(a)}))
     centre, scale = (np.array([f(x) for x in columns.values()]) for f in (np.mean, np.std))
     objective = Objective(

@@ -63,15 +63,42 @@ def test_an_infinite_outcome_is_no_second_value() -> None:
     ("levels", "others"),
     [
         (np.arange(N) % 2 == 0, np.where(np.arange(N) % 2 == 0, "True", "False")),
+        (np.arange(N) % 2 == 0, (np.arange(N) % 2 == 0).astype(int)),
         (np.arange(N) % 3, (np.arange(N) % 3).astype(str)),
-        (np.array(["a", "b", "c"])[np.arange(N) % 3], np.arange(N) % 3),
+        ((np.arange(N) % 3).astype(str), np.arange(N) % 3),
     ],
-    ids=["truth as text", "numbers as text", "text as numbers"],
+    ids=["truth as text", "truth as numbers", "numbers as text", "text as numbers"],
 )
-def test_levels_of_another_kind_are_refused_when_scoring(levels: np.ndarray, others: np.ndarray) -> None:
+def test_levels_of_another_kind_are_cast_when_nothing_is_lost(levels: np.ndarray, others: np.ndarray) -> None:
     options = {"categorical": ["g"]} if levels.dtype.kind == "i" else {}
     model = streamlr.fit({"y": Y, "g": levels}, target="y", **options)
-    assert not np.isnan(model.predict({"g": levels})).any()
+    scores = model.predict({"g": levels})
+    assert not np.isnan(scores).any()
+    np.testing.assert_array_equal(model.predict({"g": others}), scores)
+
+
+@pytest.mark.parametrize(
+    ("levels", "others"),
+    [
+        (np.arange(N) % 2 == 0, np.where(np.arange(N) % 2 == 0, "yes", "no")),
+        (np.arange(N) % 2 == 0, np.arange(N) % 3),
+        (np.arange(N) % 3, np.array(["a", "b", "c"])[np.arange(N) % 3]),
+        (np.array(["a", "b", "c"])[np.arange(N) % 3], np.arange(N) % 3 + 0.5),
+        (np.array(["a", "b", "c"])[np.arange(N) % 3], np.arange(N) % 2 == 0),
+    ],
+    ids=[
+        "truth as words",
+        "truth as three numbers",
+        "numbers as words",
+        "text as fractions",
+        "text as truth",
+    ],
+)
+def test_levels_of_another_kind_are_refused_where_something_is_lost(
+    levels: np.ndarray, others: np.ndarray
+) -> None:
+    options = {"categorical": ["g"]} if levels.dtype.kind == "i" else {}
+    model = streamlr.fit({"y": Y, "g": levels}, target="y", **options)
     with pytest.raises(streamlr.StreamlrError, match="column 'g'"):
         model.predict({"g": others})
 

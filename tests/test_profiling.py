@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from designs import design, factor, number
 
 from streamlr import profiling
-from streamlr.design.design import Design, Factor, Number
+from streamlr.design.design import Design
 from streamlr.errors import StreamlrError
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.memory import parse_size
@@ -44,12 +45,12 @@ SOURCE: Any = Pieces([Piece(100_000), Piece(200_000), Piece(50_000)])
 
 
 def design_of(numbers: int, levels: Sequence[int] = ()) -> Design:
-    terms = [Number(f"x{j}", f"x{j}", False) for j in range(numbers)]
+    terms = [number(f"x{j}") for j in range(numbers)]
     factors = [
-        Factor(f"g{f}", f"C(g{f})", False, tuple(f"l{i}" for i in range(count)), "other")
+        factor(f"g{f}", [f"l{i}" for i in range(count)], "other", name=f"C(g{f})")
         for f, count in enumerate(levels)
     ]
-    return Design("y", 1, 0, True, (*terms, *factors), None, "frequency", None, None, "drop")
+    return design(*terms, *factors)
 
 
 DESIGNS = {

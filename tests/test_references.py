@@ -121,13 +121,7 @@ def by_term(terms: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     return dict(zip(terms, (float(value) for value in values), strict=True))
 
 
-# Formulas beyond a sum of columns: the references wait for the full grammar, and these marks fail on the
-# day it arrives.
-GRAMMAR = pytest.mark.xfail(raises=streamlr.StreamlrError, strict=True, reason="needs the full grammar")
-LATER = {"birthwt_formula", "downs", "ucb"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=GRAMMAR) if n in LATER else n for n in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_agrees_with_r(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     model = streamlr.fit(str(write_case(case, tmp_path)), **options_of(case))

@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from designs import design, factor, number
 
 import streamlr
 from streamlr import fitting, start
-from streamlr.design.design import Design, Factor, Number
+from streamlr.design.design import Design
 from streamlr.design.profile import ProfileSums
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.tasks import SumsTask
@@ -57,12 +58,9 @@ def pieces(count: int, rows: int, **options: Any) -> Any:
 
 
 def design_of(numbers: int, levels: Sequence[int] = (), trials: str | None = None) -> Design:
-    terms = [Number(f"x{j}", f"x{j}", False) for j in range(numbers)]
-    factors = [
-        Factor(f"g{f}", f"g{f}", False, tuple(f"l{i}" for i in range(count)), "other")
-        for f, count in enumerate(levels)
-    ]
-    return Design("y", 1, 0, True, (*terms, *factors), None, "frequency", None, trials, "drop")
+    terms = [number(f"x{j}") for j in range(numbers)]
+    factors = [factor(f"g{f}", [f"l{i}" for i in range(count)], "other") for f, count in enumerate(levels)]
+    return design(*terms, *factors, trials=trials)
 
 
 def profile_of(successes: float, failures: float, *, trials: bool = False) -> ProfileSums:

@@ -44,6 +44,19 @@ class Assignment(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
+class Missing(click.ParamType):  # type: ignore[type-arg]
+    """A policy for missing values."""
+
+    name = "policy"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The policy as the library takes it; misuse is a usage error."""
+        text = str(value)
+        if text not in ("drop", "error", "indicator") and not (text.startswith("fill=") and text != "fill="):
+            self.fail(f"{text!r} is none of drop, error, indicator, fill=VALUE", param, ctx)
+        return text
+
+
 data_argument = click.argument("data", nargs=-1, required=True, metavar="DATA...")
 format_option = click.option(
     "--format",
@@ -89,11 +102,18 @@ def column_options(command: Command) -> Command:
         ),
         click.option("--positive", metavar="LEVEL", help="The value of the target that counts as 1."),
         click.option(
+            "--where",
+            metavar="EXPR",
+            help="Rows to use, such as \"year >= 2023 and carrier in ('AA', 'UA')\".",
+        ),
+        click.option(
             "--missing",
-            type=click.Choice(["drop", "error"]),
+            type=Missing(),
+            metavar="drop|error|indicator|fill=VALUE",
             default="drop",
             show_default=True,
-            help="What happens to rows with missing values.",
+            help="Missing values: drop their rows, refuse them, give them a level or column of their own, or "
+            "put a value in their place.",
         ),
         click.option("--weights", metavar="COL", help="Row weights."),
         click.option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from streamlr.cli.options import column_lists, data_argument, errors_as_messages, quiet_option, threads_option
@@ -12,10 +14,23 @@ from streamlr.cli.options import column_lists, data_argument, errors_as_messages
 @data_argument
 @click.option("-o", "--output", required=True, metavar="SCORES.parquet", help="The Parquet file to write.")
 @click.option("--keep", multiple=True, metavar="COL,COL", help="Columns of the data to carry along.")
+@click.option(
+    "--unseen",
+    type=click.Choice(["null", "reference", "error"]),
+    default="null",
+    show_default=True,
+    help="A level that the fit has not seen: no score, that of the reference level, or an error.",
+)
 @threads_option
 @quiet_option
 def command(
-    model: str, data: tuple[str, ...], output: str, keep: tuple[str, ...], threads: int | None, quiet: bool
+    model: str,
+    data: tuple[str, ...],
+    output: str,
+    keep: tuple[str, ...],
+    unseen: Any,
+    threads: int | None,
+    quiet: bool,
 ) -> None:
     """Write the probability of every row to a Parquet file, in the order of the rows.
 
@@ -28,7 +43,12 @@ def command(
         loaded = load(model)
         source = open_source(list(data))
         counts = predict(
-            loaded, source, output, keep=column_lists(keep, source.schema.names), threads=threads
+            loaded,
+            source,
+            output,
+            keep=column_lists(keep, source.schema.names),
+            unseen=unseen,
+            threads=threads,
         )
         assert isinstance(counts, tuple)
     rows, unscored = counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import decimal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -133,6 +133,31 @@ def plain(array: pa.Array) -> NDArray[Any]:
     if buffer is None or len(array) == 0:
         return np.empty(0, dtype=dtype)
     return np.frombuffer(buffer, dtype=dtype, count=len(array), offset=array.offset * dtype.itemsize)
+
+
+def arrow_of(values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Numbers or booleans (n,) as an Arrow array, null where `missing`.
+
+    `pyarrow.array` would do, but imports pandas.
+    """
+    if values.dtype == np.bool_:
+        kind, buffer = pa.bool_(), _bits(values)
+    else:
+        kind, buffer = pa.from_numpy_dtype(values.dtype), pa.py_buffer(np.ascontiguousarray(values))
+    valid = None if missing is None else _bits(~missing)
+    return pa.Array.from_buffers(kind, len(values), [valid, buffer])
+
+
+def texts_of(values: Sequence[str]) -> pa.Array:
+    """Texts as an Arrow array."""
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *(len(text) for text in encoded)]).astype(np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+def _bits(values: NDArray[np.bool_]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
 def coded(array: pa.Array) -> pa.DictionaryArray:

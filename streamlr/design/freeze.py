@@ -7,12 +7,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, find_level, sorted_levels, stored_width
-from streamlr.design.design import Design, Factor, Number, Term
-from streamlr.design.profile import FIRST, MAXIMUM_LEVELS, MAXIMUM_OUTCOMES, SECOND, ProfileSums
-from streamlr.design.spec import Feature, Spec
+from streamlr.design.design import CellGrouping, Cells, Design, Factor, Number, Term, Variable, digits_of
+from streamlr.design.expressions import Call, Column
+from streamlr.design.features import Feature, Reader
+from streamlr.design.functions import options_of
+from streamlr.design.profile import (
+    FIRST,
+    MAXIMUM_LEVELS,
+    MAXIMUM_OUTCOMES,
+    NOT_MERGED,
+    SECOND,
+    CellCounts,
+    Merging,
+    ProfileSums,
+    numbered,
+)
+from streamlr.design.spec import Spec
+from streamlr.design.values import level_order, states_columns
 from streamlr.errors import SeparationError, StreamlrError, did_you_mean
 
 SeparationPolicy = Literal["levels", "error"]
@@ -20,20 +35,88 @@ SeparationPolicy = Literal["levels", "error"]
 
 @dataclass(frozen=True)
 class Review:
-    """What a profile asks for before it can be frozen: columns to leave out, levels to set aside."""
+    """What a profile asks for before it can be frozen: variables to leave out (by place), with the reason;
+    levels to set aside, by the name of the factor."""
 
-    exclude: dict[str, str] = field(default_factory=dict)
+    exclude: dict[int, str] = field(default_factory=dict)
     set_aside: dict[str, dict[Level, int]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.exclude or self.set_aside)
 
 
-def review(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Level, int]]) -> Review:
-    """Raise the first fault a profile shows, or say what must change before the next profile.
+@dataclass(frozen=True)
+class Findings:
+    """What profiles have led to so far: levels and cells set aside, with the outcome they always had, and how
+    the values of each factor are merged to levels, all by name."""
 
-    `set_aside`: the levels whose rows this profile has left out already.
-    """
+    set_aside: Mapping[str, Mapping[Level, int]] = field(default_factory=dict)
+    cells_aside: Mapping[str, Mapping[tuple[Level, ...], int]] = field(default_factory=dict)
+    merging: Mapping[str, Merging] = field(default_factory=dict)
+
+    def with_levels(self, levels: Mapping[str, Mapping[Level, int]]) -> Findings:
+        """More levels set aside."""
+        names = [*self.set_aside, *levels]
+        merged = {name: {**self.set_aside.get(name, {}), **levels.get(name, {})} for name in names}
+        return replace(self, set_aside=merged)
+
+    def with_cells(
+        self, cells: Mapping[str, Mapping[int, int]], groupings: Mapping[str, CellGrouping]
+    ) -> Findings:
+        """More cells set aside, by their numbers in the groupings at hand."""
+        merged = {name: dict(known) for name, known in self.cells_aside.items()}
+        for name, found in cells.items():
+            for cell, outcome in found.items():
+                merged.setdefault(name, {})[groupings[name].levels_of(cell)] = outcome
+        return replace(self, cells_aside=merged)
+
+    def merging_of(self, feature: Feature) -> Merging:
+        """How the values of a factor are merged."""
+        return self.merging.get(feature.name, NOT_MERGED)
+
+    def levels(self, feature: Feature, profile: ProfileSums) -> dict[Level, NDArray[np.float64]] | None:
+        """Counts of the levels of a factor, None where there are too many."""
+        counts = profile.factors[feature.name].counts
+        return None if counts is None else self.merging_of(feature).merged(counts)
+
+
+def mergings(spec: Spec, profile: ProfileSums) -> dict[str, Merging]:
+    """How values of each factor become levels: rare ones of a `lump` together, missing ones as a level."""
+    found = {}
+    for feature in spec.features:
+        if not feature.categorical:
+            continue
+        counts = profile.factors[feature.name].counts or {}
+        values = {value: float(count[0]) for value, count in counts.items() if value is not None}
+        kept = None
+        if isinstance(feature.expression, Call) and feature.expression.function == "lump":
+            kept = _frequent(values, options_of(feature.expression))
+        missing = None
+        if spec.keeps_gaps:
+            missing = _missing_level(spec, values)
+        found[feature.name] = Merging(kept=kept, missing=missing)
+    return found
+
+
+def _frequent(values: Mapping[Level, float], options: Mapping[str, Any]) -> frozenset[Level]:
+    """The values that `lump` leaves alone: of `min` rows at least, or the `top` ones, ties in order."""
+    if options.get("min") is not None:
+        return frozenset(value for value, rows in values.items() if rows >= options["min"])
+    ordered = sorted(sorted_levels(values), key=lambda value: -values[value])
+    return frozenset(ordered[: options["top"]])
+
+
+def _missing_level(spec: Spec, values: Mapping[Level, float]) -> Level:
+    """The level of rows without a value: "missing", or the value that is filled in."""
+    if spec.fill is None:
+        return "missing" if "missing" not in values else "(missing)"
+    known = find_level(spec.fill, list(values))
+    return spec.fill if known is None else known
+
+
+def review(spec: Spec, profile: ProfileSums, findings: Findings) -> Review:
+    """Raise the first fault a profile shows, or say what must change before the next profile."""
+    set_aside = findings.set_aside
     if spec.missing == "error" and profile.missing:
         counts = _counts(profile.missing)
         raise StreamlrError(f"missing values: {counts}. Fill them, or drop their rows with --missing drop.")
@@ -46,11 +129,11 @@ def review(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Lev
                 f"column '{feature.column}' is all null ({profile.rows_read:,} rows); it cannot be a feature."
             )
     exclude = {
-        feature.column: reason
-        for feature in spec.features
+        place: reason
+        for place, feature in enumerate(spec.features)
         if not feature.named
-        and feature.column not in set_aside
-        and (reason := _why_left_out(feature, profile)) is not None
+        and feature.name not in set_aside
+        and (reason := _why_left_out(feature, profile, findings)) is not None
     }
     if exclude:
         return Review(exclude)
@@ -58,18 +141,20 @@ def review(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Lev
         raise StreamlrError(
             f"no rows are left: all {profile.rows_read:,} have a missing value ({_counts(profile.missing)})."
         )
-    if set_aside and (profile.rows_used == 0 or (spec.trials is None and len(profile.outcomes) < 2)):
-        raise separation_by_levels(spec, profile, set_aside)
+    if (set_aside or findings.cells_aside) and (
+        profile.rows_used == 0 or (spec.trials is None and len(profile.outcomes) < 2)
+    ):
+        raise separation_by_levels(spec, profile, findings)
     if spec.weights is not None and not any(profile.outcome_weight.values()) and spec.trials is None:
         raise StreamlrError(f"the weight '{spec.weights}' is zero in all {profile.rows_used:,} rows used.")
-    _check_infinite(profile)
-    _check_levels(spec, profile)
+    _check_infinite(spec, profile)
+    _check_levels(spec, profile, findings)
     positive = None
     if spec.trials is None:
         positive, _ = outcome_levels(spec, profile)
     else:
         _check_counts(spec, profile)
-    return Review(set_aside=_single_outcome_levels(spec, profile, positive))
+    return Review(set_aside=_single_outcome_levels(spec, profile, findings, positive))
 
 
 def outcome_levels(spec: Spec, profile: ProfileSums) -> tuple[Level, Level]:
@@ -135,18 +220,22 @@ def _check_counts(spec: Spec, profile: ProfileSums) -> None:
         raise StreamlrError(f"the counts '{spec.target}' of '{spec.trials}' hold no {none} at all.")
 
 
-def _check_infinite(profile: ProfileSums) -> None:
+def _check_infinite(spec: Spec, profile: ProfileSums) -> None:
     for name, count in profile.infinite.items():
-        if count:
-            raise StreamlrError(
-                f"column '{name}' has {count:,} infinite value{'' if count == 1 else 's'}. "
-                "Replace them or leave the column out."
-            )
+        if not count:
+            continue
+        what = f"column '{name}'" if name in spec.types else f"'{name}'"
+        advice = (
+            "Replace them or leave the column out."
+            if name in spec.types
+            else "Leave those rows out with --where, or use a function that is finite there."
+        )
+        raise StreamlrError(f"{what} has {count:,} infinite value{'' if count == 1 else 's'}. {advice}")
 
 
-def _check_levels(spec: Spec, profile: ProfileSums) -> None:
+def _check_levels(spec: Spec, profile: ProfileSums, findings: Findings) -> None:
     for feature in spec.features:
-        reason = _why_left_out(feature, profile)
+        reason = _why_left_out(feature, profile, findings)
         if reason is not None and feature.categorical and "constant" not in reason:
             raise StreamlrError(
                 f"column '{feature.column}' cannot be a factor: {reason}. "
@@ -154,8 +243,8 @@ def _check_levels(spec: Spec, profile: ProfileSums) -> None:
             )
 
 
-def _why_left_out(feature: Feature, profile: ProfileSums) -> str | None:
-    """Why a column makes no term of its own accord; None where it does."""
+def _why_left_out(feature: Feature, profile: ProfileSums, findings: Findings) -> str | None:
+    """Why a variable makes no term of its own accord; None where it does."""
     if profile.missing[feature.column] == profile.rows_read:
         return "all null"
     if profile.rows_used == 0:
@@ -163,41 +252,62 @@ def _why_left_out(feature: Feature, profile: ProfileSums) -> str | None:
     if not feature.categorical:
         low, high = profile.ranges.get(feature.column, (0.0, 1.0))
         return f"constant ({low:g})" if low == high else None
-    counts = profile.factors[feature.column].counts
-    if counts is None:
+    levels = findings.levels(feature, profile)
+    if levels is None:
         return f"more than {MAXIMUM_LEVELS:,} levels"
-    if len(counts) == 1:
-        return f"constant ({next(iter(counts))})"
-    if len(counts) == profile.rows_used and len(counts) > 2:
-        return f"one level per row ({len(counts):,} levels in {profile.rows_used:,} rows)"
+    if len(levels) == 1:
+        return f"constant ({next(iter(levels))})"
+    if len(levels) == profile.rows_used and len(levels) > 2:
+        return f"one level per row ({len(levels):,} levels in {profile.rows_used:,} rows)"
     return None
 
 
+def _always(counts: NDArray[np.float64], first_is_positive: bool) -> int | None:
+    """The outcome of a level that has only one, None where it has both or no weight."""
+    if (counts[FIRST] > 0) == (counts[SECOND] > 0):
+        return None
+    return int((counts[FIRST] > 0) == first_is_positive)
+
+
+def _first_is_positive(spec: Spec, profile: ProfileSums, positive: Level | None) -> bool:
+    return spec.trials is not None or next(iter(profile.outcomes)) == positive
+
+
 def _single_outcome_levels(
-    spec: Spec, profile: ProfileSums, positive: Level | None
+    spec: Spec, profile: ProfileSums, findings: Findings, positive: Level | None
 ) -> dict[str, dict[Level, int]]:
-    """Levels whose rows have one outcome only, with that outcome: the coefficient would be infinite."""
-    first_is_positive = spec.trials is not None or next(iter(profile.outcomes)) == positive
+    """Levels whose rows have one outcome only, with that outcome: the coefficient would be infinite.
+
+    Where a factor is only in terms with numbers, its levels have slopes and no coefficient of their own.
+    """
+    first_is_positive = _first_is_positive(spec, profile, positive)
     found: dict[str, dict[Level, int]] = {}
-    for feature in spec.features:
-        if not feature.categorical:
-            continue
-        for level, counts in (profile.factors[feature.column].counts or {}).items():
-            if (counts[FIRST] > 0) != (counts[SECOND] > 0):
-                outcome = int((counts[FIRST] > 0) == first_is_positive)
-                found.setdefault(feature.column, {})[level] = outcome
+    spanned = {
+        place for term in spec.terms if all(spec.features[p].categorical for p in term) for place in term
+    }
+    for place in sorted(spanned):
+        feature = spec.features[place]
+        for level, counts in (findings.levels(feature, profile) or {}).items():
+            outcome = _always(counts, first_is_positive)
+            if outcome is not None:
+                found.setdefault(feature.name, {})[level] = outcome
     return found
 
 
-def separation_by_levels(
-    spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Level, int]]
-) -> SeparationError:
+def separation_by_levels(spec: Spec, profile: ProfileSums, findings: Findings) -> SeparationError:
     """The finding that levels set aside are a separation which the fit must not pass over."""
     complete = profile.rows_used == 0 or len(profile.outcomes) < 2
     terms = [
         {"term": f"{feature.name}[T.{level}]", "direction": 1 if outcome else -1}
         for feature in spec.features
-        for level, outcome in sorted(set_aside.get(feature.column, {}).items(), key=lambda item: str(item[0]))
+        for level, outcome in sorted(
+            findings.set_aside.get(feature.name, {}).items(), key=lambda item: str(item[0])
+        )
+    ]
+    terms += [
+        {"term": f"{name} (a cell of it)", "direction": 1 if outcome else -1}
+        for name, cells in findings.cells_aside.items()
+        for outcome in cells.values()
     ]
     named = ", ".join(str(term["term"]) for term in terms[:10]) + (", …" if len(terms) > 10 else "")
     total = profile.rows_used + profile.rows_set_aside
@@ -214,24 +324,82 @@ def separation_by_levels(
     )
 
 
-def freeze(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Level, int]]) -> Design:
+def variables_of(
+    spec: Spec, profile: ProfileSums, reader: Reader, findings: Findings
+) -> tuple[Variable, ...]:
+    """The variables of a reviewed profile, frozen."""
+    return tuple(
+        _factor(spec, feature, profile, reader, findings)
+        if feature.categorical
+        else Number(feature, _suffixes(feature, reader), _width(feature, spec.types))
+        for feature in spec.features
+    )
+
+
+def groupings_of(spec: Spec, variables: Sequence[Variable]) -> dict[str, CellGrouping]:
+    """How the cells of each term in which several factors meet are counted, by the name of the term."""
+    full = full_coding(spec)
+    found = {}
+    for term, coded in zip(spec.terms, full, strict=True):
+        met = [
+            variables[place]
+            for place, whole in zip(term, coded, strict=True)
+            if _is_met(variables[place], whole)
+        ]
+        factors = tuple(variable for variable in met if isinstance(variable, Factor))
+        if len(factors) > 1:
+            found[_term_name(spec, term)] = CellGrouping(factors)
+    return found
+
+
+def cells_with_one_outcome(
+    spec: Spec, profile: ProfileSums, groupings: Mapping[str, CellGrouping]
+) -> dict[str, dict[int, int]]:
+    """Cells whose rows have one outcome only, with that outcome, by the name of the term.
+
+    Only of terms without numbers: those have a coefficient for each cell.
+    """
+    positive = None if spec.trials is not None else outcome_levels(spec, profile)[0]
+    first_is_positive = _first_is_positive(spec, profile, positive)
+    found: dict[str, dict[int, int]] = {}
+    for term in spec.terms:
+        name = _term_name(spec, term)
+        if name not in groupings or not all(spec.features[place].categorical for place in term):
+            continue
+        counted = profile.cells.get(name, CellCounts())
+        for cell, counts in zip(counted.keys.tolist(), counted.counts, strict=True):
+            outcome = _always(counts, first_is_positive)
+            if outcome is not None:
+                found.setdefault(name, {})[cell] = outcome
+    return found
+
+
+def freeze(
+    spec: Spec,
+    profile: ProfileSums,
+    reader: Reader,
+    variables: tuple[Variable, ...],
+    groupings: Mapping[str, CellGrouping],
+    findings: Findings,
+) -> Design:
     """The design that a reviewed profile leads to."""
     positive, negative = (None, None) if spec.trials is not None else outcome_levels(spec, profile)
-    terms: list[Term] = []
-    full_coding_left = not spec.intercept
-    for feature in spec.features:
-        if not feature.categorical:
-            width = stored_width(spec.types[feature.column])
-            terms.append(Number(feature.column, feature.name, feature.named, width))
-            continue
-        terms.append(_factor(spec, feature, profile, set_aside.get(feature.column, {}), full_coding_left))
-        full_coding_left = False
+    terms = []
+    for term, full in zip(spec.terms, full_coding(spec), strict=True):
+        name = _term_name(spec, term)
+        cells = None
+        if name in groupings:
+            aside = groupings[name].cells_of(findings.cells_aside.get(name, {}))
+            cells = Cells(tuple(profile.cells[name].keys.tolist()), tuple(sorted(aside.items())))
+        terms.append(Term(term, full, cells))
     return Design(
         target=spec.target,
         positive=positive,
         negative=negative,
         intercept=spec.intercept,
+        variables=variables,
         terms=tuple(terms),
+        reader=reader,
         weights=spec.weights,
         weight_type=spec.weight_type,
         offset=spec.offset,
@@ -240,16 +408,98 @@ def freeze(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Lev
     )
 
 
-def _factor(
-    spec: Spec, feature: Feature, profile: ProfileSums, set_aside: Mapping[Level, int], full_coding: bool
-) -> Factor:
-    known = profile.factors[feature.column]
-    levels = sorted_levels(known.counts or {})
-    reference: Level | None = levels[0]
-    if feature.column in spec.reference:
-        wanted = spec.reference[feature.column]
-        reference = find_level(wanted, levels)
-        if reference is None:
+def width_of(
+    spec: Spec, profile: ProfileSums, variables: Sequence[Variable], groupings: Mapping[str, CellGrouping]
+) -> int:
+    """Columns of the design that a profile leads to."""
+    width = int(spec.intercept)
+    for term, full in zip(spec.terms, full_coding(spec), strict=True):
+        columns = 1
+        name = _term_name(spec, term)
+        for place, whole in zip(term, full, strict=True):
+            variable = variables[place]
+            if isinstance(variable, Number):
+                columns *= len(variable.suffixes)
+            elif name not in groupings or not _is_met(variable, whole):
+                columns *= len(variable.levels) + int(whole)
+        width += columns * (len(profile.cells[name].keys) if name in profile.cells else 1)
+    return width
+
+
+def full_coding(spec: Spec) -> list[tuple[bool, ...]]:
+    """For each term, which of its variables are factors coded by all their levels.
+
+    R's rule: a factor needs all its levels where what is left of the term without it is in no earlier term
+    (Chambers and Hastie 1992, Statistical Models in S, section 2.4.1); without an intercept the first factor
+    of all does as well.
+    """
+    found: list[tuple[bool, ...]] = []
+    sets = [frozenset(term) for term in spec.terms]
+    lacking = not spec.intercept
+    for at, term in enumerate(spec.terms):
+        codes = []
+        for place in term:
+            if not spec.features[place].categorical:
+                codes.append(False)
+                continue
+            rest = sets[at] - {place}
+            full = bool(rest) and not any(rest <= earlier for earlier in sets[:at])
+            codes.append(full or lacking)
+            lacking = False
+        found.append(tuple(codes))
+    return found
+
+
+def empty_cells(design: Design, most: int) -> list[str]:
+    """Names of the columns of cells that no used row is in, up to a number of them."""
+    found: list[str] = []
+    for factor in design.factors:
+        meeting = factor.meeting
+        if meeting.cells is None:
+            continue
+        known = {*meeting.cells.seen, *(cell for cell, _ in meeting.cells.set_aside)}
+        radix = design.radix(meeting)
+        for cell in range(int(np.prod(radix, dtype=np.float64))):
+            if len(found) >= most:
+                return found
+            digits = digits_of(cell, radix)
+            if cell not in known and all(d or full for d, full in zip(digits, meeting.full, strict=True)):
+                found.append(design.cell_name(meeting, cell))
+    return found
+
+
+def _is_met(variable: Variable, full: bool) -> bool:
+    """Whether a variable of a term is a factor that meets the others of the term in cells."""
+    return isinstance(variable, Factor) and (full or variable.coding == "treatment")
+
+
+def _term_name(spec: Spec, term: Sequence[int]) -> str:
+    return ":".join(spec.features[place].name for place in term)
+
+
+def _suffixes(feature: Feature, reader: Reader) -> tuple[str, ...]:
+    count = states_columns(feature.expression, reader.states)
+    return ("",) if count is None else tuple(numbered("", count))
+
+
+def _width(feature: Feature, types: Mapping[str, pa.DataType]) -> int:
+    expression = feature.expression
+    return stored_width(types[expression.name]) if isinstance(expression, Column) else 8
+
+
+def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, findings: Findings) -> Factor:
+    merging = findings.merging_of(feature)
+    set_aside = findings.set_aside.get(feature.name, {})
+    order = level_order(feature.expression, reader.states)
+    levels = _ordered(findings.levels(feature, profile) or {}, merging, order)
+    options = {}
+    if isinstance(feature.expression, Call) and feature.expression.function == "C":
+        options = options_of(feature.expression)
+    wanted = spec.reference.get(feature.column, options.get("reference"))
+    reference: Level = levels[0]
+    if wanted is not None:
+        found = find_level(wanted, levels)
+        if found is None:
             if find_level(wanted, set_aside) is not None:
                 raise StreamlrError(
                     f"the reference level '{wanted}' of '{feature.column}' goes with one outcome only and is "
@@ -257,26 +507,40 @@ def _factor(
                 )
             hint = did_you_mean(str(wanted), [str(level) for level in levels])
             raise StreamlrError(f"column '{feature.column}' has no level '{wanted}'.{hint}")
-    elif full_coding:
-        reference = None
+        reference = found
+    passed_over = {merging.level(value) for value in profile.factors[feature.name].passed_over}
+    unused = {level for level in passed_over if level is not None} - set(levels) - set(set_aside)
     return Factor(
-        column=feature.column,
-        name=feature.name,
-        named=feature.named,
+        feature=feature,
         levels=tuple(level for level in levels if level != reference),
         reference=reference,
-        set_aside=tuple((level, set_aside[level]) for level in sorted_levels(set_aside)),
-        unused=tuple(sorted_levels(known.passed_over - set(levels) - set(set_aside))),
+        set_aside=tuple((level, set_aside[level]) for level in _ordered(set_aside, merging, order)),
+        unused=tuple(_ordered(dict.fromkeys(unused), merging, order)),
+        coding=options.get("coding", "treatment") if len(levels) > 1 else "treatment",
+        merging=merging,
     )
 
 
-def without_columns(spec: Spec, reasons: Mapping[str, str]) -> Spec:
-    """The spec with some unnamed columns left out."""
-    features = tuple(feature for feature in spec.features if feature.column not in reasons)
-    if not features and spec.features and spec.intercept and not any(f.named for f in spec.features):
-        listed = "; ".join(f"{column}: {reason}" for column, reason in {**spec.excluded, **reasons}.items())
+def _ordered(levels: Mapping[Level, Any], merging: Merging, order: Sequence[Any] | None) -> list[Level]:
+    """Levels as they are written in the model: sorted, or in the order that the expression sets; values that
+    were merged before them, the missing ones behind."""
+    first = [merging.other] if merging.kept is not None and merging.other in levels else []
+    last = [merging.missing] if merging.missing is not None and merging.missing in levels else []
+    own = [level for level in levels if level not in (*first, *last)]
+    if order is None:
+        return [*first, *sorted_levels(own), *last]
+    places = {find_level(wanted, own): place for place, wanted in enumerate(order)}
+    return [*first, *sorted(own, key=lambda level: places.get(level, len(places))), *last]
+
+
+def without_columns(spec: Spec, reasons: Mapping[int, str]) -> Spec:
+    """The spec with some unnamed variables left out."""
+    named = {spec.features[place].column: reason for place, reason in reasons.items()}
+    kept = spec.without(set(reasons), named)
+    if not kept.features and spec.features and spec.intercept and not any(f.named for f in spec.features):
+        listed = "; ".join(f"{column}: {reason}" for column, reason in kept.excluded.items())
         raise StreamlrError(f"no feature is left ({listed}).")
-    return replace(spec, features=features, excluded={**spec.excluded, **reasons})
+    return kept
 
 
 def _counts(missing: Mapping[str, int]) -> str:

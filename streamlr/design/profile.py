@@ -2,7 +2,7 @@
 
 The profile reads the outcome, the factors, weights and the like, and those numeric columns whose metadata do
 not rule out nulls, because levels count only in rows that are used. It is a pass like any other: sums are
-added batch by batch and merged part by part.
+added batch by batch and merged part by part. Where factors meet in a term, a second one counts their cells.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, coded, entries_of, has_nan, level_of, numbers, plain
+from streamlr.design.features import Feature, Gaps, Reader, text_columns
 from streamlr.design.spec import Spec
+from streamlr.design.values import missing_of
 from streamlr.kernels.levels import count_levels
 
 # A factor beyond this is given up with advice; a dense Hessian of this many columns would need 80 GB.
@@ -31,19 +32,34 @@ ROWS, FIRST, SECOND, OTHER = range(4)
 
 @dataclass(frozen=True)
 class ProfileTask:
-    """What to profile: the columns, and levels whose rows are set aside already."""
+    """What to profile: variables, how batches are read, and levels whose rows are set aside already.
+
+    `set_aside`: by the name of the factor. `groupings`: encoders of factors that meet in a term, by its name.
+    """
 
     spec: Spec
-    columns: tuple[str, ...]
-    factors: tuple[str, ...]
-    set_aside: Mapping[str, frozenset[Level]]
+    reader: Reader
+    features: tuple[Feature, ...]
+    set_aside: Mapping[str, Aside]
+    groupings: Mapping[str, Grouping] = field(default_factory=dict)
+    cells_aside: Mapping[str, frozenset[int]] = field(default_factory=dict)
     batch_rows: int = 65_536
     cells: int = 0
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are read."""
+        return self.spec.columns_for(self.features)
+
+    @property
+    def factors(self) -> tuple[Feature, ...]:
+        """The categorical ones of the variables."""
+        return tuple(feature for feature in self.features if feature.categorical)
+
+    @property
     def coded(self) -> tuple[str, ...]:
         """Columns best read as dictionary codes."""
-        return self.factors
+        return text_columns(self.features)
 
     def has(self, part: Any) -> bool:
         """No: every row is read."""
@@ -59,11 +75,91 @@ class ProfileTask:
         return sums
 
 
+@dataclass(frozen=True)
+class Merging:
+    """What becomes of the values of a factor: rare ones are one level, and so are the missing ones.
+
+    `kept`: the values that stay themselves, None: all. `other`, `missing`: names of the two levels; rows
+    without a value have none where `missing` is None.
+    """
+
+    kept: frozenset[Level] | None = None
+    other: Level = "(other)"
+    missing: Level | None = None
+
+    def level(self, value: Level | None) -> Level | None:
+        """The level of a value; None for a value that is missing and has none."""
+        if value is None:
+            return self.missing
+        return value if self.kept is None or value in self.kept else self.other
+
+    def merged(self, counts: Mapping[Level | None, NDArray[np.float64]]) -> dict[Level, NDArray[np.float64]]:
+        """Counts by value as counts by level."""
+        found: dict[Level, NDArray[np.float64]] = {}
+        for value, count in counts.items():
+            level = self.level(value)
+            if level is not None:
+                found[level] = found[level] + count if level in found else count
+        return found
+
+
+NOT_MERGED = Merging()
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Levels of a factor whose rows are set aside."""
+
+    levels: frozenset[Level]
+    merging: Merging
+
+
+class Grouping(Protocol):
+    """Turns the levels of several factors into one number a row."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the factors, in the order of the arguments of `keys`."""
+
+    def keys(self, levels: Sequence[pa.DictionaryArray]) -> NDArray[np.int64]:
+        """(n,) the cell of each row, negative where a factor has no level of the design."""
+
+
+@dataclass
+class CellCounts:
+    """Rows used and weight by outcome of every cell of some factors: keys (m,) ascending, counts (m, 4)."""
+
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
+
+    def add(self, keys: NDArray[np.int64], amounts: NDArray[np.float64]) -> None:
+        """Add the `amounts` (3, n) of each row to the first columns of its cell."""
+        cells, place = np.unique(keys, return_inverse=True)
+        counts = np.zeros((cells.size, 4))
+        for column, amount in enumerate(amounts):
+            counts[:, column] = np.bincount(place, weights=amount, minlength=cells.size)
+        self._join(cells, counts)
+
+    def merge(self, other: CellCounts, columns: Sequence[int]) -> None:
+        """Add another part's counts, whose columns are ours in the order `columns`."""
+        counts = np.zeros_like(other.counts)
+        for theirs, ours in enumerate(columns):
+            counts[:, ours] += other.counts[:, theirs]
+        self._join(other.keys, counts)
+
+    def _join(self, keys: NDArray[np.int64], counts: NDArray[np.float64]) -> None:
+        both, place = np.unique(np.concatenate([self.keys, keys]), return_inverse=True)
+        total = np.zeros((both.size, 4))
+        np.add.at(total, place, np.concatenate([self.counts, counts]))
+        self.keys, self.counts = both, total
+
+
 @dataclass
 class LevelCounts:
-    """Rows used and weight by outcome of every level of a factor; `counts` is None above the cap."""
+    """Rows used and weight by outcome of every value of a factor, None where rows without one are used;
+    `counts` is None above the cap."""
 
-    counts: dict[Level, NDArray[np.float64]] | None = field(default_factory=dict)
+    counts: dict[Level | None, NDArray[np.float64]] | None = field(default_factory=dict)
     dictionary: pa.Array | None = None
     table: NDArray[np.float64] | None = None  # (entries, 4) of the dictionary at hand
     passed_over: set[Level] = field(default_factory=set)  # levels of rows that are not used
@@ -77,11 +173,10 @@ class LevelCounts:
         if self.dictionary is None or not codes.dictionary.equals(self.dictionary):
             self.flush()
             self.dictionary = codes.dictionary
-            self.table = np.zeros((len(codes.dictionary), 4))
+            self.table = np.zeros((len(codes.dictionary) + 1, 4))  # null rows have the last entry
         assert self.table is not None
-        entries = entries_of(codes)
-        if len(self.table):
-            count_levels(entries, amounts, self.table)
+        entries = entries_of(codes, len(codes.dictionary))
+        count_levels(entries, amounts, self.table)
         if unused is not None and len(self.passed_over) <= MAXIMUM_LEVELS:
             others = np.unique(entries[unused & plain(codes.is_valid())])
             values = self.dictionary.to_pylist()
@@ -92,12 +187,11 @@ class LevelCounts:
         """Move the counts of the dictionary at hand to the levels that its entries stand for."""
         if self.table is None or self.dictionary is None or self.counts is None:
             return
-        values = self.dictionary.to_pylist()
+        values = [*self.dictionary.to_pylist(), None]
         for entry in np.flatnonzero(self.table[:, ROWS]):
             level = level_of(values[entry])
-            if level is not None:
-                known = self.counts.get(level)
-                self.counts[level] = self.table[entry] + (0.0 if known is None else known)
+            known = self.counts.get(level)
+            self.counts[level] = self.table[entry] + (0.0 if known is None else known)
         self.dictionary = self.table = None
         if len(self.counts) > MAXIMUM_LEVELS:
             self.counts = None
@@ -130,6 +224,8 @@ class ProfileSums:
     outcomes: dict[Level, int] = field(default_factory=dict)
     outcome_weight: dict[Level, float] = field(default_factory=dict)
     factors: dict[str, LevelCounts] = field(default_factory=dict)
+    cells: dict[str, CellCounts] = field(default_factory=dict)
+    filled: Counter[str] = field(default_factory=Counter)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     successes: float = 0.0
     failures: float = 0.0
@@ -137,31 +233,43 @@ class ProfileSums:
 
     def add(self, batch: pa.RecordBatch, task: ProfileTask) -> None:
         """Count the rows of a batch."""
-        spec = task.spec
-        n = batch.num_rows
+        spec, reader = task.spec, task.reader
+        frame = reader.frame(batch)
+        n = frame.rows
         self.rows_read += n
-        values: dict[str, NDArray[Any]] = {}
+        gaps: Gaps = {}
+        target: pa.DictionaryArray | None = None
+        roles = {name: numbers(frame.raw(name), name) for name in _number_roles(spec)}
+        if spec.trials is None:
+            target = coded(frame.raw(spec.target))
+            if (missing := missing_of(target)) is not None:
+                gaps[spec.target] = missing
+        gaps.update({name: np.isnan(x) for name, x in roles.items() if name != spec.weights and has_gaps(x)})
+        values: dict[str, NDArray[Any]] = dict(roles)
         codes: dict[str, pa.DictionaryArray] = {}
-        unused: NDArray[np.bool_] | None = None
-        for name, array in zip(task.columns, batch.columns, strict=True):
-            if name in task.factors or (name == spec.target and spec.trials is None):
-                codes[name] = coded(array)
-                gaps = _missing_codes(codes[name])
+        for feature in task.features:
+            if feature.categorical:
+                codes[feature.name] = coded(reader.levels(feature, frame))
+                if not spec.keeps_gaps:
+                    reader.note_gaps(feature, frame, missing_of(codes[feature.name]), gaps)
             else:
-                values[name] = numbers(array, name)
-                gaps = np.isnan(values[name]) if has_gaps(values[name]) else None
-            if gaps is not None and name != spec.weights:
-                self.missing[name] += int(np.count_nonzero(gaps))
-                unused = gaps if unused is None else unused | gaps
-        weight = self._checked_weight(values, spec)
-        for name, levels in task.set_aside.items():
-            aside = _is_level(codes[name], levels)
-            if unused is not None:
-                aside &= ~unused
-            count = int(np.count_nonzero(aside))
-            if count:
-                self.rows_set_aside += count
-                unused = aside if unused is None else unused | aside
+                columns = reader.numeric(feature, frame, gaps)
+                names = [feature.column] if len(columns) == 1 else numbered(feature.name, len(columns))
+                values.update(zip(names, columns, strict=True))
+        unused: NDArray[np.bool_] | None = None
+        for name, missing in gaps.items():
+            self.missing[name] += int(np.count_nonzero(missing))
+            unused = missing if unused is None else unused | missing
+        self.filled.update({name: _count(missing_of(frame.raw(name))) for name in reader.fills})
+        weight = self._checked_weight(roles, spec)
+        for name, aside in task.set_aside.items():
+            unused = self._set_aside(_is_level(codes[name], aside), unused)
+        keys = {
+            name: grouping.keys([codes[factor] for factor in grouping.names])
+            for name, grouping in task.groupings.items()
+        }
+        for name, cells in task.cells_aside.items():
+            unused = self._set_aside(np.isin(keys[name], list(cells)), unused)
         used = n if unused is None else n - int(np.count_nonzero(unused))
         self.rows_used += used
         keep = slice(None) if unused is None else ~unused
@@ -170,16 +278,31 @@ class ProfileSums:
         if spec.offset is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 self.offset_sum += float(values[spec.offset][keep].sum())
-        if spec.trials is not None:
+        by_row = bool(task.factors)
+        if target is None:
             amounts = self._count_trials(values, spec, keep, weight)
         else:
-            amounts = self._count_outcomes(spec.target, codes[spec.target], keep, weight, bool(task.factors))
-        if task.factors and amounts.shape[1] < n:
+            amounts = self._count_outcomes(spec.target, target, keep, weight, by_row)
+        for name, cell_of in keys.items():
+            self.cells.setdefault(name, CellCounts()).add(cell_of[keep], amounts)
+        if by_row and amounts.shape[1] < n:
             everywhere = np.zeros((3, n))
             everywhere[:, keep] = amounts
             amounts = everywhere
-        for name in task.factors:
-            self.factors.setdefault(name, LevelCounts()).add(codes[name], unused, amounts)
+        for name, factor_codes in codes.items():
+            self.factors.setdefault(name, LevelCounts()).add(factor_codes, unused, amounts)
+
+    def _set_aside(
+        self, aside: NDArray[np.bool_], unused: NDArray[np.bool_] | None
+    ) -> NDArray[np.bool_] | None:
+        """Count rows that are set aside; which rows are not used with them."""
+        if unused is not None:
+            aside = aside & ~unused
+        count = int(np.count_nonzero(aside))
+        self.rows_set_aside += count
+        if not count:
+            return unused
+        return aside if unused is None else unused | aside
 
     def _checked_weight(self, values: Mapping[str, NDArray[Any]], spec: Spec) -> NDArray[np.float64] | None:
         """The weights with faults counted, None where every row weighs one."""
@@ -291,6 +414,9 @@ class ProfileSums:
             columns = [ROWS, *found, *[OTHER] * (3 - len(found))]
         for name, counts in other.factors.items():
             self.factors.setdefault(name, LevelCounts()).merge(counts, columns)
+        for name, cells in other.cells.items():
+            self.cells.setdefault(name, CellCounts()).merge(cells, columns)
+        self.filled.update(other.filled)
         for name, (low, high) in other.ranges.items():
             known = self.ranges.get(name)
             self.ranges[name] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
@@ -302,21 +428,23 @@ def has_gaps(values: NDArray[Any]) -> bool:
     return values.dtype.kind == "f" and has_nan(values)
 
 
-def _missing_codes(codes: pa.DictionaryArray) -> NDArray[np.bool_] | None:
-    """Which rows are missing, None where no row is."""
-    mask = plain(pc.is_null(codes.indices)) if codes.indices.null_count else None
-    entries = [level_of(value) is None for value in codes.dictionary.to_pylist()] if _may_hide(codes) else []
-    if any(entries):
-        hidden = np.array(entries, dtype=np.bool_)[entries_of(codes)]
-        mask = hidden if mask is None else mask | hidden
-    return mask
+def numbered(name: str, count: int) -> list[str]:
+    """Names of the columns of a function that makes several."""
+    return [f"{name}[{place}]" for place in range(1, count + 1)]
 
 
-def _may_hide(codes: pa.DictionaryArray) -> bool:
-    """Whether the dictionary itself may hold a null or a NaN."""
-    return codes.dictionary.null_count > 0 or pa.types.is_floating(codes.dictionary.type)
+def _number_roles(spec: Spec) -> list[str]:
+    """Columns with a role that are read as numbers, each once."""
+    target = spec.target if spec.trials is not None else None
+    names = (target, spec.trials, spec.weights, spec.offset)
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
-def _is_level(codes: pa.DictionaryArray, levels: frozenset[Level]) -> NDArray[np.bool_]:
-    wanted = np.array([level_of(value) in levels for value in codes.dictionary.to_pylist()] or [False])
-    return wanted[entries_of(codes)]
+def _count(missing: NDArray[np.bool_] | None) -> int:
+    return 0 if missing is None else int(np.count_nonzero(missing))
+
+
+def _is_level(codes: pa.DictionaryArray, aside: Aside) -> NDArray[np.bool_]:
+    values = [*codes.dictionary.to_pylist(), None]
+    wanted = np.array([aside.merging.level(level_of(value)) in aside.levels for value in values])
+    return wanted[entries_of(codes, len(values) - 1)]

@@ -1,51 +1,52 @@
 """What the user asked for, checked against the names and types of the data before any row is read.
 
-A `Spec` holds roles (outcome, weights, offset, trials) and features with the kind each will be coded as.
-Columns that the user did not name and that can be no term are left out here with the reason; a column the
-user named that cannot be used is an error.
+A `Spec` holds roles (outcome, weights, offset, trials), variables with the kind each will be coded as, and
+terms, which are sets of variables. Columns that the user did not name and that can be no term are left out
+here with the reason; what the user named and cannot be used is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from streamlr.design.columns import is_factor, is_number, is_text, why_unusable
+from streamlr.design.expressions import Call, Column, Expression, columns_of, quoted, text_of
+from streamlr.design.features import Feature, unwrapped
 from streamlr.design.formula import Formula, parse_formula
+from streamlr.design.functions import CALENDAR, check_alone, is_whole, kind_of
+from streamlr.design.where import Where, parse_where
 from streamlr.errors import StreamlrError, did_you_mean
 
 TARGET_NAMES = ("y", "target", "label", "outcome", "class")
 
 WeightType = Literal["frequency", "analytic"]
-MissingPolicy = Literal["drop", "error"]
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A column used as a term. `named`: the user asked for it by name."""
-
-    column: str
-    name: str
-    categorical: bool
-    named: bool
+MissingPolicy = Literal["drop", "error", "indicator", "fill"]
+FILL = "fill="
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A model before its data are read."""
+    """A model before its data are read. `terms`: for each the places of its variables among `features`.
+
+    `fill`: what stands for missing values where the policy is to fill them.
+    """
 
     target: str
     features: tuple[Feature, ...]
+    terms: tuple[tuple[int, ...], ...]
     intercept: bool
     types: Mapping[str, pa.DataType]
+    where: Where | None
     weights: str | None
     weight_type: WeightType
     offset: str | None
     trials: str | None
     missing: MissingPolicy
+    fill: str | None
     positive: Any
     reference: Mapping[str, Any]
     excluded: Mapping[str, str]
@@ -54,10 +55,40 @@ class Spec:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that is read, each once."""
-        roles = (self.target, self.weights, self.offset, self.trials)
-        names = [name for name in roles if name is not None]
-        names.extend(feature.column for feature in self.features)
+        return self.columns_for(self.features)
+
+    @property
+    def keeps_gaps(self) -> bool:
+        """Whether rows in which a factor is missing are used, as a level of their own."""
+        return self.missing in ("indicator", "fill")
+
+    def columns_for(self, features: Sequence[Feature]) -> tuple[str, ...]:
+        """The columns of the roles, the filter and some variables, each once."""
+        names = [name for name in (self.target, self.weights, self.offset, self.trials) if name is not None]
+        names.extend(self.where.columns if self.where is not None else ())
+        names.extend(name for feature in features for name in feature.columns)
         return tuple(dict.fromkeys(names))
+
+    def without(self, gone: Set[int], reasons: Mapping[str, str]) -> Spec:
+        """The spec without some variables, and without the terms that they are in."""
+        kept = [place for place in range(len(self.features)) if place not in gone]
+        moved = {place: new for new, place in enumerate(kept)}
+        return replace(
+            self,
+            features=tuple(self.features[place] for place in kept),
+            terms=tuple(tuple(moved[place] for place in term) for term in self.terms if not gone & set(term)),
+            excluded={**self.excluded, **reasons},
+        )
+
+    def with_term(self, feature: Feature) -> Spec:
+        """The spec with one variable more, as a term of its own behind the others of one variable."""
+        place = len(self.features)
+        main = [term for term in self.terms if len(term) == 1]
+        return replace(
+            self,
+            features=(*self.features, feature),
+            terms=(*main, (place,), *self.terms[len(main) :]),
+        )
 
 
 def resolve_spec(
@@ -72,7 +103,8 @@ def resolve_spec(
     numeric: Sequence[str],
     reference: Mapping[str, Any],
     positive: Any,
-    missing: MissingPolicy,
+    where: str | None,
+    missing: str,
     weights: str | None,
     weight_type: WeightType,
     offset: str | None,
@@ -96,18 +128,28 @@ def resolve_spec(
     if both:
         raise StreamlrError(f"column '{both[0]}' cannot be both categorical and numeric.")
 
+    policy, fill = _missing_policy(missing)
     roles = {outcome, *given}
     wanted, excluded = _wanted(types, parsed, features, {*roles, *exclude})
-    resolved = []
-    for request in wanted:
-        _check_name(request.column, names, origin)
-        if request.column in roles:
-            raise StreamlrError(
-                f"column '{request.column}' cannot be both a feature and the target, weights, offset or "
-                "trials."
-            )
-        if request.column not in exclude:
-            resolved.append(_feature(request, types[request.column], categorical, numeric))
+    variables: dict[Expression, Feature] = {}
+    places: dict[Expression, int] = {}
+    terms = []
+    for term in wanted:
+        for request in term:
+            for name in columns_of(request.expression):
+                _check_name(name, names, origin)
+                if name in roles:
+                    raise StreamlrError(
+                        f"column '{name}' cannot be both a feature and the target, weights, offset or trials."
+                    )
+        if any(name in exclude for request in term for name in columns_of(request.expression)):
+            continue
+        for request in term:
+            if request.expression not in variables:
+                variables[request.expression] = _feature(request, types, categorical, numeric)
+                places[request.expression] = len(places)
+        terms.append(tuple(places[request.expression] for request in term))
+    resolved = list(variables.values())
     if parsed is None and not resolved:
         raise StreamlrError(
             "no feature is left: every column has another role, is excluded or cannot be used."
@@ -116,13 +158,16 @@ def resolve_spec(
     return Spec(
         target=outcome,
         features=tuple(resolved),
+        terms=tuple(terms),
         intercept=parsed.intercept if parsed is not None else True,
         types=types,
+        where=None if where is None else parse_where(where, schema, origin),
         weights=weights,
         weight_type=weight_type,
         offset=offset,
         trials=trials,
-        missing=missing,
+        missing=policy,
+        fill=fill,
         positive=positive,
         reference=dict(reference),
         excluded=excluded,
@@ -130,12 +175,20 @@ def resolve_spec(
     )
 
 
+def _missing_policy(missing: str) -> tuple[MissingPolicy, str | None]:
+    if missing.startswith(FILL) and len(missing) > len(FILL):
+        return "fill", missing[len(FILL) :]
+    policies: dict[str, MissingPolicy] = {"drop": "drop", "error": "error", "indicator": "indicator"}
+    if missing in policies:
+        return policies[missing], None
+    raise StreamlrError(f"missing must be drop, error, indicator or fill=VALUE, not '{missing}'.")
+
+
 @dataclass(frozen=True)
 class Request:
-    """A column asked for as a term: as `C(column)` or bare, by name or by default."""
+    """A variable asked for, by name or by default."""
 
-    column: str
-    factor: bool
+    expression: Expression
     named: bool
 
 
@@ -152,20 +205,27 @@ def _parsed(formula: str, types: Mapping[str, pa.DataType], target: str | None, 
 
 def _wanted(
     types: Mapping[str, pa.DataType], parsed: Formula | None, features: Sequence[str] | None, taken: Set[str]
-) -> tuple[list[Request], dict[str, str]]:
-    """The columns asked for, and those that nobody named and that can be no feature, with the reason."""
+) -> tuple[list[tuple[Request, ...]], dict[str, str]]:
+    """The terms asked for, and columns that nobody named and that can be no feature, with the reason."""
     left_out = {
         name: reason
         for name, kind in types.items()
         if name not in taken and (reason := _default_reason(name, kind)) is not None
     }
     if parsed is not None:
-        requests = [Request(name, factor, name in parsed.written) for name, factor in parsed.terms]
-        return requests, left_out if parsed.has_dot else {}
+        by_dot = set(types) - parsed.written if parsed.has_dot else set()
+        terms = [
+            tuple(
+                Request(variable, not (isinstance(variable, Column) and variable.name in by_dot))
+                for variable in term
+            )
+            for term in parsed.terms
+        ]
+        return terms, left_out if parsed.has_dot else {}
     if features is not None:
-        return [Request(name, False, True) for name in dict.fromkeys(features)], {}
+        return [(Request(Column(name), True),) for name in dict.fromkeys(features)], {}
     return [
-        Request(name, False, False) for name in types if name not in taken and name not in left_out
+        (Request(Column(name), False),) for name in types if name not in taken and name not in left_out
     ], left_out
 
 
@@ -187,12 +247,14 @@ def _check_roles(
 
 def _check_options(resolved: Sequence[Feature], coded: Sequence[str], reference: Mapping[str, Any]) -> None:
     """Options about a column need that column among the features, and a reference needs levels."""
+    columns = {name for feature in resolved for name in feature.columns}
     factors = {feature.column: feature.categorical for feature in resolved}
+    factors.update({feature.column: True for feature in resolved if feature.categorical})
     for column in (*coded, *reference):
-        if column not in factors:
+        if column not in columns:
             raise StreamlrError(f"column '{column}' is given an option but is not a feature of this model.")
     for column in reference:
-        if not factors[column]:
+        if not factors.get(column):
             raise StreamlrError(
                 f"column '{column}' is numeric and has no reference level; make it categorical."
             )
@@ -240,23 +302,56 @@ def _inferred_target(schema: pa.Schema) -> str:
 
 
 def _feature(
-    request: Request, kind: pa.DataType, categorical: Sequence[str], numeric: Sequence[str]
+    request: Request,
+    types: Mapping[str, pa.DataType],
+    categorical: Sequence[str],
+    numeric: Sequence[str],
 ) -> Feature:
-    column, named = request.column, request.named
+    expression, named = request.expression, request.named
+    if isinstance(expression, Column):
+        return _column_feature(expression.name, types[expression.name], named, categorical, numeric)
+    name = text_of(expression)
+    for column in columns_of(expression):
+        kind = types[column]
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            raise StreamlrError(f"column '{column}' cannot be a feature: {why_unusable(kind)}.")
+    check_alone(expression)
+    sort = kind_of(expression, types)
+    if not columns_of(expression):
+        raise StreamlrError(f"{name} reads no column, so it is the same for every row. Leave it out.")
+    if sort == "time":
+        raise StreamlrError(f"{name} is a date or time. Use its parts: {', '.join(CALENDAR)}.")
+    if sort == "factor" and isinstance(expression, Call) and expression.function == "C":
+        inner = expression.arguments[0]
+        if isinstance(inner, Column) and inner.name in numeric:
+            raise StreamlrError(f"column '{inner.name}' cannot be both categorical and numeric.")
+    return Feature(
+        expression,
+        name,
+        categorical=sort != "number",
+        named=named,
+        whole=is_whole(unwrapped(expression), types),
+    )
+
+
+def _column_feature(
+    column: str, kind: pa.DataType, named: bool, categorical: Sequence[str], numeric: Sequence[str]
+) -> Feature:
     reason = why_unusable(kind)
     if reason is not None:
+        parts = f" Use its parts: {', '.join(f'{part}({column})' for part in CALENDAR)}."
+        time = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
         raise StreamlrError(
             f"column '{column}' cannot be a feature: {reason}. Leave it out with --exclude {column}."
+            + (parts if time else "")
         )
-    made = request.factor or column in categorical
+    expression = Column(column)
     if column in numeric:
-        if made:
-            raise StreamlrError(f"column '{column}' cannot be both categorical and numeric.")
         value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (is_number(value_type) or is_text(value_type) or pa.types.is_boolean(value_type)):
             raise StreamlrError(f"column '{column}' ({kind}) cannot be read as numbers.")
-        return Feature(column, column, categorical=False, named=named)
-    if made:
-        name = f"C({column})" if request.factor or is_number(kind) else column
-        return Feature(column, name, categorical=True, named=named)
-    return Feature(column, column, categorical=is_factor(kind), named=named)
+        return Feature(expression, column, categorical=False, named=named)
+    if column in categorical:
+        name = f"C({quoted(column)})" if is_number(kind) else column
+        return Feature(expression, name, categorical=True, named=named)
+    return Feature(expression, column, categorical=is_factor(kind), named=named)

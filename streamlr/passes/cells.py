@@ -78,11 +78,13 @@ def keying_of(design: Design, integers: Callable[[str], tuple[int, int] | None])
     `integers`: the lowest and highest value of a column of whole numbers, None where it is not known or the
     column holds fractions.
     """
-    if design.offset is not None or design.trials is not None:
+    if design.offset is not None or design.trials is not None or design.layout.scaled:
         return None
     lows, sizes = [], []
     for number in design.numbers:
-        bounds = integers(number.column)
+        bounds = (
+            None if number.column is None or number.column in design.reader.fills else integers(number.column)
+        )
         if bounds is None:
             return None
         lows.append(bounds[0])

@@ -104,7 +104,7 @@ class HeadsTask(DesignTask):
 
     def __call__(self, parts: Sequence[Any]) -> list[list[NDArray[Any]]]:
         """The columns of one leaf."""
-        heads: list[list[NDArray[Any]]] = [[] for _ in self.design.numbers]
+        heads: list[list[NDArray[Any]]] = [[] for _ in self.design.inputs]
         for block in self.blocks(parts, Tally()):
             for head, column in zip(heads, block.numeric, strict=True):
                 head.append(column[: self.rows].copy())

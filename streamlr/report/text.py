@@ -46,6 +46,8 @@ class Summary:
         origin = about["origin"]
         if origin:
             lines.append(origin[0] + (f" and {len(origin) - 1:,} more" if len(origin) > 1 else ""))
+        if about["where"] is not None:
+            lines.append(f"where {printable(about['where'])}")
         rows = f"{glance['rows_read']:,} rows read, {glance['rows_used']:,} used"
         if glance["rows_dropped"]:
             dropped = self._result["dropped"]
@@ -155,7 +157,11 @@ def explanation_text(found: Mapping[str, Any]) -> str:
     """What `explain` found, as text."""
     rows = "an unknown number of" if found["rows"] is None else f"{found['rows']:,}"
     files = f"{found['files']:,} file{'' if found['files'] == 1 else 's'}"
-    lines = [f"{rows} rows in {files}, {found['parts']:,} parts", ""]
+    lines = [f"{rows} rows in {files}, {found['parts']:,} parts"]
+    if found["row_groups_skipped"] is not None:
+        skipped = found["row_groups_skipped"]
+        lines.append(f"{skipped:,} row group{'' if skipped == 1 else 's'} without such rows will not be read")
+    lines.append("")
     heads = ["column", "type", "role", "nulls", "range or levels"]
     table = [heads]
     for column in found["columns"]:

@@ -129,7 +129,7 @@ def test_order_of_levels(values: list[Any], reference: Any, levels: list[str]) -
     name = "C(v)" if not isinstance(values[0], str | bool) else "v"
     model = fit({"y": Y, "v": column}, categorical=["v"])
     assert model.terms == ("Intercept", *(f"{name}[T.{level}]" for level in levels))
-    assert model.design.factors[0].reference == reference
+    assert model.design.categories[0].reference == reference
 
 
 def test_order_of_rows_does_not_matter() -> None:
@@ -184,9 +184,9 @@ def test_reference_without_a_used_row() -> None:
 
 
 def test_reference_without_intercept() -> None:
-    """All levels but the reference have a coefficient, the reference by request is left out."""
+    """All levels have a coefficient, as in R; the reference by request comes first."""
     model = streamlr.fit({"y": Y, "g": G}, "y ~ 0 + g", reference={"g": "b"})
-    assert model.terms == ("g[T.a]", "g[T.c]")
+    assert model.terms == ("g[b]", "g[a]", "g[c]")
 
 
 # Levels with one outcome only
@@ -244,7 +244,7 @@ def test_level_of_one_row_is_set_aside() -> None:
 @pytest.mark.parametrize("name", ["A first", "z last"])
 def test_a_level_set_aside_is_no_reference(name: str) -> None:
     model = fit(with_levels(**{name: (0, 9)}))
-    assert model.design.factors[0].reference == "a"
+    assert model.design.categories[0].reference == "a"
     with pytest.raises(StreamlrError, match=f"'{name}'.*one outcome"):
         fit(with_levels(**{name: (0, 9)}), reference={"g": name})
 

@@ -105,7 +105,7 @@ def test_missing_in_text_truth_and_dictionaries() -> None:
 def test_empty_text_is_a_level() -> None:
     model = fit(g=np.where(G == "a", "", G))
     assert model.terms == ("Intercept", "g[T.b]", "g[T.c]")
-    assert model.design.factors[0].reference == ""
+    assert model.design.categories[0].reference == ""
 
 
 def test_missing_error_tells_the_counts() -> None:
@@ -140,7 +140,7 @@ def test_level_of_dropped_rows_only_is_no_level() -> None:
     """c stands only in rows whose x is missing: no coefficient, listed as unused."""
     model = fit(x=holes(X, G == "c"), g=G)
     assert model.terms == ("Intercept", "x", "g[T.b]")
-    (factor,) = model.design.factors
+    (factor,) = model.design.categories
     assert factor.unused == ("c",)
     assert "c" in str(model.summary())
 
@@ -148,7 +148,7 @@ def test_level_of_dropped_rows_only_is_no_level() -> None:
 def test_reference_is_the_first_level_that_is_used() -> None:
     model = fit(x=holes(X, G == "a"), g=G)
     assert model.terms == ("Intercept", "x", "g[T.c]")
-    assert model.design.factors[0].reference == "b"
+    assert model.design.categories[0].reference == "b"
 
 
 @pytest.mark.parametrize("in_file", [False, True])
@@ -160,7 +160,7 @@ def test_levels_of_rows_dropped_for_nan_that_no_footer_tells(in_file: bool, tmp_
         table = tmp_path / "data.parquet"
     model = streamlr.fit(table, target="y")
     assert model.terms == ("Intercept", "x", "g[T.c]")
-    assert model.design.factors[0].unused == ("a",)
+    assert model.design.categories[0].unused == ("a",)
 
 
 def test_outcomes_are_those_of_used_rows() -> None:
@@ -221,7 +221,7 @@ def test_reference_level_of_weight_zero_stays_the_reference() -> None:
     """As in R, where levels are not dropped for their weights; the next level is then aliased."""
     weight = np.where(G == "a", 0, 1)
     model = streamlr.fit({"y": Y, "g": G, "w": weight}, target="y", weights="w")
-    assert model.design.factors[0].reference == "a"
+    assert model.design.categories[0].reference == "a"
     assert len(model.params) == 2
     assert len(model.aliased) == 1
 

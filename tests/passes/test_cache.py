@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pytest
+from designs import design, factor, number
 
 import streamlr
-from streamlr.design.design import Design, Factor, Number, Tally
+from streamlr.design.design import Tally
 from streamlr.kernels.tile import Block
 from streamlr.passes import cache as cache_module
 from streamlr.passes.cache import BlockCache
@@ -17,18 +18,7 @@ from streamlr.passes.tasks import blocks_of
 
 NOTHING = np.empty(0)
 BLOCK = Block(np.zeros((1, 2)), np.empty((0, 2), np.int32), np.zeros(2), NOTHING, NOTHING, NOTHING)
-DESIGN = Design(
-    target="y",
-    positive=1,
-    negative=0,
-    intercept=True,
-    terms=(Number("x", "x", False), Factor("g", "g", False, ("b", "c"), "a")),
-    weights=None,
-    weight_type="frequency",
-    offset=None,
-    trials=None,
-    missing="drop",
-)
+DESIGN = design(number("x"), factor("g", ["b", "c"], "a"))
 
 
 class CountedPart:

@@ -6,7 +6,10 @@ type holds them exactly. Differences are |Δ| / max(|b|, standard error), see te
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+import pickle
+import tempfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -14,13 +17,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import streamlr
+from streamlr.design.where import parse_where
 from streamlr.errors import StreamlrError
 from streamlr.events import Progress
+from streamlr.sources.base import ColumnStatistics
 from streamlr.sources.open import open_source
 
 TIGHT = 2e-13
@@ -616,3 +625,295 @@ def test_large_unsigned_beside_signed_integers_keep_their_sign(swapped: bool, tm
         return
     expected = fit({"y": y, "v": values}, tol=1e-10)
     np.testing.assert_allclose(model.params, expected.params, rtol=1e-8)
+
+
+# Row groups that a filter rules out
+
+
+def groups_left(source: Any, text: str) -> tuple[Any, list[tuple[int, ...]]]:
+    """The filtered source, and the row groups of its parts."""
+    remaining = source.where(parse_where(text, source.schema, "data").expression())
+    return remaining, [part.groups for part in remaining.parts]
+
+
+def rows_kept(source: Any, text: str) -> list[dict[str, Any]]:
+    """The rows of a source that a filter keeps, read part by part in small batches."""
+    where = parse_where(text, source.schema, "data")
+    names = source.schema.names
+    coded = [field.name for field in source.schema if pa.types.is_string(field.type)]
+    return [
+        row
+        for part in source.parts
+        for batch in part.read(names, coded, 3)
+        for row, kept in zip(batch.to_pylist(), where.mask(batch), strict=True)
+        if kept
+    ]
+
+
+def test_row_groups_are_left_out_by_their_footers(parquet: Any) -> None:
+    table = pa.table(
+        {"v": range(60), "g": [f"{row // 20}" for row in range(60)], "w": [None] * 30 + [1] * 30}
+    )
+    source = open_source(parquet(table, rows_per_group=10))
+    for text, left in [
+        ("v >= 25", [2, 3, 4, 5]),
+        ("v < 25 and g = '1'", [2]),
+        ("v = 3 or v = 57", [0, 5]),
+        ("v in (3, 44) and g != '0'", [4]),
+        ("not v between 10 and 49", [0, 5]),
+        ("w is null", [0, 1, 2]),
+        ("w is not null", [3, 4, 5]),
+        ("v > 1000", []),
+        ("v is null", []),
+    ]:
+        remaining, groups = groups_left(source, text)
+        assert groups == ([tuple(left)] if left else []), text
+        assert (remaining.row_groups, remaining.row_groups_skipped) == (len(left), 6 - len(left))
+        assert remaining.rows == 10 * len(left)
+        assert rows_kept(remaining, text) == rows_kept(source, text)
+    assert (source.row_groups, source.row_groups_skipped, source.rows) == (6, 0, 60)
+
+
+def test_codes_and_views_do_not_keep_others_from_ruling_out(parquet: Any) -> None:
+    """Arrow tells no range of codes, but the rest of the condition still counts."""
+    texts = pa.array([f"{row // 10}" for row in range(30)])
+    table = pa.table({"v": range(30), "c": texts.dictionary_encode(), "w": texts.cast(pa.string_view())})
+    source = open_source(parquet(table, rows_per_group=10))
+    for test in ("c = '1'", "c in ('1', '2')", "c not in ('2')", "c < '2'", "c is not null"):
+        assert groups_left(source, f"v between 5 and 15 and {test}")[1] == [(0, 1)], test
+    for test in ("w = '1'", "w in ('1', '5')", "w not in ('2', '0')", "w > '0' and w < '2'"):
+        assert 1 in groups_left(source, test)[1][0], test
+    assert groups_left(source, "w = '1'")[1] == [(1,)]
+
+
+def test_statistics_are_those_of_the_row_groups_that_remain(parquet: Any, tmp_path: Path) -> None:
+    table = pa.table({"v": range(60), "w": [None] * 30 + [1] * 30})
+    source = open_source(parquet(table, rows_per_group=10))
+    assert source.statistics("v") == ColumnStatistics(0, 0, 59)
+    remaining, _ = groups_left(source, "v between 12 and 35")
+    assert remaining.statistics("v") == ColumnStatistics(0, 10, 39)
+    assert remaining.statistics("w") == ColumnStatistics(20, 1, 1)
+    nothing, _ = groups_left(source, "v > 100")
+    assert nothing.statistics("v") == ColumnStatistics(0)
+    assert (nothing.rows, list(nothing.parts)) == (0, [])
+    folders = open_source(hive(tmp_path, "k", ["1", "2", "3"]))
+    assert groups_left(folders, "k >= 2")[0].statistics("k") == ColumnStatistics(0, 2, 3)
+    assert groups_left(folders, "k > 3")[0].statistics("k") == ColumnStatistics(0)
+
+
+def test_filters_follow_one_another(parquet: Any) -> None:
+    source = open_source(parquet(pa.table({"v": range(60)}), rows_per_group=10))
+    first, _ = groups_left(source, "v < 5 or v > 35")
+    second, groups = groups_left(first, "v < 45")
+    assert groups == [(0, 3, 4)]
+    assert second.row_groups_skipped == 3
+
+
+def test_parts_join_row_groups_that_are_not_neighbours(parquet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Borders of parts depend on the data and the filter; each part goes to another process."""
+    monkeypatch.setattr("streamlr.sources.parquet.PART_ROWS", 20)
+    source = open_source(parquet(pa.table({"v": [0, 1] * 5 + [2] * 10, "u": range(20)}), rows_per_group=5))
+    assert [part.groups for part in source.parts] == [(0, 1, 2, 3)]
+    table = pa.table({"v": np.arange(100) // 10 % 2, "u": range(100)})
+    source = open_source(parquet(table, name="other.parquet", rows_per_group=10))
+    remaining, groups = groups_left(source, "v = 1")
+    assert groups == [(1, 3), (5, 7), (9,)]
+    parts = pickle.loads(pickle.dumps(list(remaining.parts)))
+    assert [part.rows for part in parts] == [20, 20, 10]
+    for whole_bytes in (0, 1_000_000):
+        monkeypatch.setattr("streamlr.sources.parquet.WHOLE_BYTES", whole_bytes)
+        read = [u for part in parts for batch in part.read(["u"], [], 3) for u in batch[0].to_pylist()]
+        assert read == [row for row in range(100) if row // 10 % 2]
+
+
+def test_files_are_left_out_by_their_folders(tmp_path: Path) -> None:
+    path = hive(tmp_path, "k", ["a%2Fb", "b", "__HIVE_DEFAULT_PARTITION__"])
+    source = open_source(path)
+    for text, files in [
+        ("k = 'a/b'", ["0"]),
+        ("k >= 'b'", ["1"]),
+        ("k is null", ["2"]),
+        ("k is not null", ["0", "1"]),
+        ("k in ('b', 'c') or k is null", ["1", "2"]),
+        ("k != 'b'", ["0"]),
+        ("k = 'c'", []),
+    ]:
+        remaining, _ = groups_left(source, text)
+        assert sorted({Path(part.identity.path).stem for part in remaining.parts}) == files, text
+        assert rows_kept(remaining, text) == rows_kept(source, text)
+    numbers = open_source(hive(tmp_path / "numbers", "k", ["10", "9", "-2"]))
+    remaining, _ = groups_left(numbers, "k > 8.5 and v >= 0")
+    assert sorted({Path(part.identity.path).stem for part in remaining.parts}) == ["0", "1"]
+
+
+def test_a_folder_hides_a_column_of_its_name(tmp_path: Path) -> None:
+    """The file says k is a throughout; the folder, which is what is read, says 5."""
+    (tmp_path / "k=5").mkdir()
+    pq.write_table(pa.table({"k": ["a", "a"], "v": [1.0, 2.0]}), tmp_path / "k=5" / "data.parquet")
+    source = open_source(tmp_path)
+    assert groups_left(source, "k = 5")[1] == [(0,)]
+    assert groups_left(source, "k = 1")[1] == []
+
+
+def test_a_range_of_one_value_does_not_hide_nan(parquet: Any) -> None:
+    """Arrow takes a column whose least and greatest value are 5 to be 5 in every row, NaN or not."""
+    table = pa.table({"f": [5.0, np.nan, 5.0, 5.0, 5.0, None]})
+    source = open_source(parquet(table, rows_per_group=2))
+    for text in ("f is null", "not f is not null", "f is null or f = 7", "f is null and f is null"):
+        remaining, _ = groups_left(source, text)
+        assert len(rows_kept(remaining, text)) == 2, text
+    assert groups_left(source, "f != 5")[1] == []
+    assert groups_left(source, "f > 4 and f < 5")[1] == []
+
+
+def test_statistics_that_are_missing_or_cut_short_rule_nothing_out_wrongly(tmp_path: Path) -> None:
+    texts = [f"{'x' * 100}{row // 10}" for row in range(40)] + ["\U0010ffff" * 40] * 10
+    table = pa.table({"s": texts, "v": range(50)})
+    pq.write_table(table, tmp_path / "none.parquet", row_group_size=10, write_statistics=False)
+    pq.write_table(table, tmp_path / "some.parquet", row_group_size=10, write_statistics=["v"])
+    pl.DataFrame({"s": texts, "v": list(range(50))}).write_parquet(
+        tmp_path / "cut.parquet", row_group_size=10
+    )
+    for name in ("none", "some", "cut"):
+        source = open_source(tmp_path / f"{name}.parquet")
+        assert source.row_groups == 5
+        for text in (f"s = '{texts[25]}'", f"s > '{texts[25]}'", f"s <= '{texts[5]}'", "v = 33"):
+            remaining, _ = groups_left(source, text)
+            assert rows_kept(remaining, text) == rows_kept(source, text) != []
+        assert groups_left(source, "v = 33")[0].row_groups == (5 if name == "none" else 1)
+
+
+def test_columns_with_dots_beside_nested_ones_are_not_mistaken(parquet: Any) -> None:
+    nested = pa.array([{"t": 9.0, "u": 1}] * 10 + [None] * 10)
+    table = pa.table({"s": nested, "s.t": range(20), "v": range(20)[::-1]})
+    source = open_source(parquet(table, rows_per_group=10))
+    assert groups_left(source, "s.t >= 10")[1] == [(1,)]
+    assert groups_left(source, "v >= 10")[1] == [(0,)]
+    assert len(rows_kept(groups_left(source, "s is null")[0], "s is null")) == 10
+
+
+@pytest.mark.parametrize("kinds", [*NUMBERS, (pa.uint64(), pa.int32())], ids=lambda k: "+".join(map(str, k)))
+def test_files_with_other_types_are_ruled_out_by_their_own(
+    kinds: tuple[pa.DataType, ...], tmp_path: Path
+) -> None:
+    for number, kind in enumerate(kinds):
+        values = [
+            Decimal(v) if pa.types.is_decimal(kind) else v for v in range(number * 20, number * 20 + 20)
+        ]
+        table = pa.table({"v": pa.array(values).cast(kind)})
+        pq.write_table(table, tmp_path / f"{number}.parquet", row_group_size=10)
+    source = open_source(tmp_path)
+    for text in ("v = 7", "v >= 25", "v < 9.5 and v > 8", "v in (0, 39)", "v not in (0, 39)", "v > 1e300"):
+        remaining, _ = groups_left(source, text)
+        assert rows_kept(remaining, text) == rows_kept(source, text)
+    if not any(pa.types.is_decimal(kind) or pa.types.is_float16(kind) for kind in kinds):
+        assert groups_left(source, "v between 3 and 27")[0].row_groups_skipped == 1 + (kinds[0] == kinds[1])
+
+
+def test_a_file_in_which_the_column_is_all_null_or_missing(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"v": pa.nulls(5), "w": range(5)}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"v": range(5), "w": range(5)}), tmp_path / "b.parquet")
+    source = open_source(tmp_path)
+    for text in ("v = 3", "v is null", "v is null or w = 3", "v != 3"):
+        remaining, _ = groups_left(source, text)
+        assert rows_kept(remaining, text) == rows_kept(source, text) != []
+    for test in ("v = 3", "v in (3)", "v is null"):
+        assert groups_left(source, f"{test} and w > 10")[1] == [], test
+    pq.write_table(pa.table({"w": range(10, 15)}), tmp_path / "c.parquet")
+    some = open_source([tmp_path / "b.parquet", tmp_path / "c.parquet"])
+    assert some.statistics("v") == ColumnStatistics()
+    assert groups_left(some, "w < 10")[0].statistics("v") == ColumnStatistics(0, 0, 4)
+    remaining, _ = groups_left(open_source(tmp_path), "v = 3")
+    with pytest.raises(StreamlrError, match="'v'"):
+        rows_kept(remaining, "v = 3")
+
+
+def test_a_condition_that_fits_no_type_rules_nothing_out(parquet: Any) -> None:
+    source = open_source(parquet(pa.table({"v": range(20)}), rows_per_group=10))
+    assert source.where(pc.field("v") == "text").row_groups == 2
+    assert source.where(pc.field("absent") == 1).row_groups == 2
+
+
+def test_a_filter_on_odd_paths_and_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a b%20c:d=e#f"
+    folder.mkdir()
+    table = pa.table({"v": range(20)})
+    pq.write_table(table, folder / "ü?.parquet", row_group_size=10)
+    monkeypatch.chdir(folder)
+    source = open_source("ü?.parquet")
+    assert groups_left(source, "v > 12")[1] == [(1,)]
+    (folder / "ü?.parquet").unlink()
+    assert groups_left(source, "v > 12")[1] == [(0, 1)]
+
+
+VALUES: dict[str, tuple[pa.DataType, list[Any], list[str]]] = {
+    "i": (pa.int16(), [-2, 0, 1, 2, 3, None], ["-2", "0", "1.5", "2", "9"]),
+    "f": (
+        pa.float32(),
+        [-1.5, 0.0, -0.0, 0.1, 2.0, np.inf, np.nan, None],
+        ["-1.5", "0", "0.1", "2", "1e300"],
+    ),
+    "s": (pa.string(), ["", "a", "ab", "b", "é", None], ["''", "'a'", "'b'", "'zz'"]),
+    "c": (pa.dictionary(pa.int8(), pa.string()), ["a", "b", "c", None], ["'a'", "'b'", "'zz'"]),
+    "d": (
+        pa.date32(),
+        [dt.date(2024, 1, d) for d in (1, 2, 3)] + [None],
+        ["'2024-01-01'", "'2024-01-02 12:00'"],
+    ),
+    "t": (
+        pa.timestamp("us", "Europe/Berlin"),
+        [dt.datetime(2024, 1, d, tzinfo=dt.timezone.utc) for d in (1, 2, 3)] + [None],
+        ["'2024-01-02'", "'2024-01-02 00:00Z'"],
+    ),
+    "m": (pa.decimal128(9, 2), [Decimal("-0.5"), Decimal("1.25"), Decimal(2), None], ["-0.5", "1.255", "2"]),
+    "b": (pa.bool_(), [True, False, None], ["true", "false"]),
+}
+
+
+@st.composite
+def filters(draw: st.DrawFn, depth: int = 2) -> str:
+    sort = draw(st.sampled_from(["and", "or", "not", "test"] if depth else ["test"]))
+    if sort == "not":
+        return f"not ({draw(filters(depth=depth - 1))})"
+    if sort != "test":
+        return f"({draw(filters(depth=depth - 1))}) {sort} ({draw(filters(depth=depth - 1))})"
+    name = draw(st.sampled_from(list(VALUES)))
+    written = draw(st.lists(st.sampled_from(VALUES[name][2]), min_size=1, max_size=3))
+    tests = ["is null", "is not null", f"in ({', '.join(written)})", f"not in ({', '.join(written)})"]
+    operators = ["=", "!="] if name == "b" else ["=", "!=", "<", "<=", ">", ">="]
+    tests += [f"{operator} {written[0]}" for operator in operators]
+    return f"{name} {draw(st.sampled_from(tests))}"
+
+
+@st.composite
+def uneven_tables(draw: st.DrawFn) -> list[pa.Table]:
+    """Row groups of few values each, so that ranges rule much out: one, all null, only NaN."""
+    groups = []
+    for _ in range(draw(st.integers(1, 5))):
+        size = draw(st.integers(1, 4))
+        columns = {}
+        for name, (kind, values, _) in VALUES.items():
+            few = draw(st.lists(st.sampled_from(values), min_size=1, max_size=2))
+            rows = draw(st.lists(st.sampled_from(few), min_size=size, max_size=size))
+            columns[name] = pa.array(rows, kind)
+        groups.append(pa.table(columns))
+    return groups
+
+
+@given(groups=uneven_tables(), texts=st.lists(filters(), min_size=6, max_size=6), statistics=st.booleans())
+@settings(max_examples=80)
+def test_no_row_is_lost_with_the_row_groups(
+    groups: list[pa.Table], texts: list[str], statistics: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.parquet"
+        columns: Any = True if statistics else ["i", "f"]
+        with pq.ParquetWriter(path, groups[0].schema, write_statistics=columns) as writer:
+            for group in groups:
+                writer.write_table(group)
+        source = open_source(path)
+        assert source.row_groups == len(groups)
+        for text in texts:
+            remaining, _ = groups_left(source, text)
+            # As text, so that NaN equals NaN.
+            assert str(rows_kept(remaining, text)) == str(rows_kept(source, text)), text
