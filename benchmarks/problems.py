@@ -305,6 +305,32 @@ def coded(levels: tuple[str, ...], codes: npt.NDArray[np.integer]) -> pa.Array:
     return pa.array(levels).take(pa.array(codes))
 
 
+# one_hot: three text columns of many levels, some far more frequent than others.
+ONE_HOT_LEVELS = {"shop": 3_000, "product": 1_503, "region": 500}
+
+
+def write_one_hot(path: Path, rows: int) -> None:
+    """Three text columns of 5,003 levels together, 5,000 one-hot columns, and an int8 target `sold`."""
+    rng = np.random.default_rng([SEED, len(ONE_HOT_LEVELS)])
+    effects = {name: rng.normal(0.0, 0.5, count) for name, count in ONE_HOT_LEVELS.items()}
+    names = {
+        name: tuple(f"{name[0]}{level:04d}" for level in range(count))
+        for name, count in ONE_HOT_LEVELS.items()
+    }
+
+    def tables() -> Iterator[pa.Table]:
+        for rng, n in row_groups(rows):
+            eta = np.full(n, -0.4)
+            columns = {}
+            for name, count in ONE_HOT_LEVELS.items():
+                level = (count * rng.random(n) ** 1.5).astype(np.int64)
+                eta += effects[name][level]
+                columns[name] = coded(names[name], level)
+            yield pa.table({**columns, "sold": draw(rng, eta)})
+
+    write_tables(path, tables())
+
+
 # rare: readings in the order of time, drifting and with a daily rhythm; an event in 10,000 rows.
 RARE_FEATURES = (
     "time",
@@ -382,6 +408,7 @@ PROBLEMS: dict[str, Problem] = {
         Problem("wide_300", partial(write_wide, k=300), 500_000, "y", wide_features(300), "300 float64"),
         Problem("wide_1000", partial(write_wide, k=1000), 500_000, "y", wide_features(1000), "1,000 float64"),
         Problem("discrete", write_discrete, 20_000_000, "late", DISCRETE_FEATURES, "8 discrete"),
+        Problem("one_hot", write_one_hot, 5_000_000, "sold", tuple(ONE_HOT_LEVELS), "3 factors"),
         Problem("rare", write_rare, 10_000_000, "y", RARE_FEATURES, "10 float32, events 1e-4"),
         Problem("one_group", write_one_group, 5_000_000, "y", HIGGS_FEATURES, "28 float32, one row group"),
         Problem(

@@ -7,6 +7,7 @@ time is what decoding those rows took here, times the rows there are and the pas
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from streamlr.design.columns import Level
@@ -18,10 +19,13 @@ from streamlr.design.freeze import (
     mergings,
     outcome_levels,
     variables_of,
+    why_left_out,
     width_of,
+    without_columns,
 )
 from streamlr.design.profile import ProfileSums, ProfileTask
 from streamlr.design.spec import Spec, resolve_spec
+from streamlr.design.where import Where
 from streamlr.errors import StreamlrError
 from streamlr.passes.memory import available_cores, available_memory, resident_bytes
 from streamlr.profiling import leave_out_by_metadata, reader_of, skipping
@@ -34,21 +38,42 @@ PASSES_FROM_SAMPLE = 3
 LOOK_ROWS = 65_536
 
 
-class _Look:
-    """The first batch of a part, as a part of its own."""
+# Parts that are looked into for a row that the filter keeps.
+MOST_LOOKS = 8
+# Rows that tell a column with a level per row from one that repeats itself.
+TELLING_ROWS = 1_000
 
-    def __init__(self, part: Any) -> None:
-        self._part = part
+
+class _Look:
+    """The first batch of the first part that has a row which the filter keeps, as a part of its own."""
+
+    def __init__(self, parts: Sequence[Any], where: Where | None) -> None:
+        self._parts = list(parts[:MOST_LOOKS])
+        self._where = where
         self.rows = 0
         self.seconds = 0.0  # that decoding took
 
     def read(self, columns: Any, coded: Any, batch_rows: int) -> Any:
+        first = None
+        for part in list(self._parts):
+            batch = self._head(part, columns, coded, batch_rows)
+            if batch is None:
+                continue
+            first = batch if first is None else first
+            if self._where is None or self._where.mask(batch).any():
+                self._parts = [part]
+                yield batch
+                return
+        if first is not None:
+            yield first
+
+    def _head(self, part: Any, columns: Any, coded: Any, batch_rows: int) -> Any:
         begun = time.perf_counter()
-        for batch in self._part.read(columns, coded, min(batch_rows, LOOK_ROWS)):
+        for batch in part.read(columns, coded, min(batch_rows, LOOK_ROWS)):
             self.rows = batch.num_rows
             self.seconds = time.perf_counter() - begun
-            yield batch
-            return
+            return batch
+        return None
 
 
 def explain(source: Source, *, threads: int | None, memory: int | None, **options: Any) -> dict[str, Any]:
@@ -59,9 +84,14 @@ def explain(source: Source, *, threads: int | None, memory: int | None, **option
     spec = leave_out_by_metadata(source, spec)
     if not source.parts:
         raise StreamlrError("the data have no rows (0 rows).")
-    look = _Look(source.parts[0])
+    look = _Look(source.parts, spec.where)
     reader = reader_of(spec, source, lambda task: task([look]))
-    profile = ProfileTask(spec, reader, spec.features, {})([look])
+    while True:
+        profile = ProfileTask(spec, reader, spec.features, {})([look])
+        reasons = _left_out(spec, profile, whole=len(source.parts) == 1 and look.rows == source.rows)
+        if not reasons:
+            break
+        spec = without_columns(spec, reasons)
     columns = [_column(source, spec, name, profile) for name in source.schema.names]
     width = _width(spec, reader, profile, look)
     cores = threads or available_cores()
@@ -88,6 +118,22 @@ def explain(source: Source, *, threads: int | None, memory: int | None, **option
         else passes * look.seconds * rows / look.rows / cores,
         "rows_looked_at": look.rows,
     }
+
+
+def _left_out(spec: Spec, profile: ProfileSums, *, whole: bool) -> dict[int, str]:
+    """Unnamed variables that a fit leaves out, by place, with the reason, as far as rows looked at tell: all
+    of it where they are the `whole` data, else only that each has a level of its own."""
+    findings = Findings(merging=mergings(spec, profile))
+    found = {}
+    for place, feature in enumerate(spec.features):
+        reason = None if feature.named else why_left_out(feature, profile, findings)
+        if reason is None:
+            continue
+        if whole:
+            found[place] = reason
+        elif reason.startswith("one level per row") and profile.rows_used >= TELLING_ROWS:
+            found[place] = f"{reason} looked at"
+    return found
 
 
 def _width(spec: Spec, reader: Reader, profile: ProfileSums, look: _Look) -> int:

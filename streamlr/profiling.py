@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from streamlr.design.columns import is_number
 from streamlr.design.design import CellGrouping, Design, terms_with_limits
-from streamlr.design.expressions import Call, Column, quoted
-from streamlr.design.features import Feature, Reader
+from streamlr.design.expressions import Call, Column, Constant, quoted
+from streamlr.design.features import Feature, Reader, unwrapped
 from streamlr.design.freeze import (
     Findings,
     Review,
@@ -20,12 +20,13 @@ from streamlr.design.freeze import (
     freeze,
     groupings_of,
     mergings,
+    number_of,
     review,
     separation_by_levels,
     variables_of,
     without_columns,
 )
-from streamlr.design.learning import Runner, learn, learn_means
+from streamlr.design.learning import LearningTask, Runner, ScaleLearner, learn, learn_means
 from streamlr.design.profile import Aside, ProfileSums, ProfileTask
 from streamlr.design.spec import Spec
 from streamlr.design.where import Where
@@ -80,11 +81,35 @@ def leave_out_by_metadata(source: Source, spec: Spec) -> Spec:
 
 
 def features_to_profile(source: Source, spec: Spec) -> tuple[Feature, ...]:
-    """Factors, and the numbers that may be missing: levels count only in rows that are used."""
+    """Factors, and the numbers that may be missing: levels count only in rows that are used.
+
+    Where gaps are filled, footers do not tell enough: they count nulls, and NaN is a gap as well.
+    """
+
+    def may_have_gaps(name: str) -> bool:
+        nan = spec.keeps_gaps and pa.types.is_floating(spec.types[name])
+        return nan or source.statistics(name).null_count != 0
+
     return tuple(
         feature
         for feature in spec.features
-        if feature.categorical or any(source.statistics(name).null_count != 0 for name in feature.columns)
+        if feature.categorical or any(may_have_gaps(name) for name in feature.columns)
+    )
+
+
+def _filled_columns(source: Source, spec: Spec) -> list[str]:
+    """Columns of numbers whose gaps are filled: for "indicator" those of numeric variables that may have some;
+    a value given fills every gap, those of rows to come as well, except where a column is a factor itself."""
+    told = spec.fill is not None
+    return sorted(
+        {
+            name
+            for feature in spec.features
+            if not feature.categorical or (told and not isinstance(unwrapped(feature.expression), Column))
+            for name in feature.columns
+            if is_number(spec.types[name])
+            and (told or pa.types.is_floating(spec.types[name]) or source.statistics(name).null_count != 0)
+        }
     )
 
 
@@ -96,35 +121,29 @@ def reader_of(spec: Spec, source: Source, run: Runner) -> Reader:
         return tuple(dict.fromkeys((*where, *names)))
 
     reader = Reader(spec.where)
-    gappy = sorted(
-        {
-            name
-            for feature in spec.features
-            if not feature.categorical
-            for name in feature.columns
-            if is_number(spec.types[name]) and source.statistics(name).null_count != 0
-        }
-        | {
-            name
-            for feature in spec.features
-            if not feature.categorical
-            for name in feature.columns
-            if pa.types.is_floating(spec.types[name])
-        }
-    )
-    if spec.missing == "indicator" and gappy:
-        reader = replace(reader, fills=learn_means(gappy, reader, columns_for, run))
-    elif spec.fill is not None and (number := _as_number(spec.fill)) is not None:
-        reader = replace(reader, fills=dict.fromkeys(gappy, number))
-    return learn([feature.expression for feature in spec.features], reader, columns_for, run)
-
-
-def _as_number(text: str) -> float | None:
+    filled = _filled_columns(source, spec)
+    if spec.missing == "indicator" and filled:
+        reader = replace(reader, fills=learn_means(filled, reader, columns_for, run))
+    elif spec.fill is not None and (number := number_of(spec.fill)) is not None:
+        reader = replace(reader, fills=dict.fromkeys(filled, number))
     try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+        return learn([feature.expression for feature in spec.features], reader, columns_for, run)
+    except StreamlrError:
+        if spec.where is None or _keeps_rows(spec.where, reader, run):
+            raise
+        raise _no_rows(source, spec) from None
+
+
+def _keeps_rows(where: Where, reader: Reader, run: Runner) -> bool:
+    """Whether the filter keeps any row."""
+    one, counter = Constant(1), ScaleLearner("rows", with_deviation=False)
+    task = LearningTask(reader, where.columns, {"rows": one}, {"rows": counter})
+    return bool(run(task)["rows"].count)
+
+
+def _no_rows(source: Source, spec: Spec) -> StreamlrError:
+    kept = " that --where keeps" if spec.where is not None else ""
+    return StreamlrError(f"{named(source)} has no rows{kept} (0 rows).")
 
 
 def profile_and_freeze(
@@ -135,7 +154,7 @@ def profile_and_freeze(
     `features`: those to look at. All are, where those leave a fault that rows not used could explain.
     """
     if not session.source.parts:
-        raise StreamlrError(f"{named(session.source)} has no rows (0 rows).")
+        raise _no_rows(session.source, spec)
     wanted = set(features)
     findings = Findings()
     groupings: dict[str, CellGrouping] = {}
@@ -148,8 +167,7 @@ def profile_and_freeze(
             "profile",
         )
         if profile.rows_read == 0:
-            kept = " that --where keeps" if spec.where is not None else ""
-            raise StreamlrError(f"{named(session.source)} has no rows{kept} (0 rows).")
+            raise _no_rows(session.source, spec)
         if not findings.merging:
             findings = replace(findings, merging=mergings(spec, profile))
         try:
@@ -179,6 +197,8 @@ def profile_and_freeze(
         findings = findings.with_cells(cells, groupings)
     if (findings.set_aside or findings.cells_aside) and separation == "error":
         raise separation_by_levels(spec, profile, findings)
+    if spec.missing == "indicator":  # what had no gaps has no indicator to tell of them later
+        reader = replace(reader, fills={name: f for name, f in reader.fills.items() if profile.filled[name]})
     design = freeze(spec, profile, reader, variables, groupings, findings)
     _remark(session, spec, profile, design)
     return spec, profile, design
@@ -217,7 +237,7 @@ def _indicators(spec: Spec, profile: ProfileSums) -> list[Feature]:
     found = []
     for column, count in profile.filled.items():
         name = f"isnull({quoted(column)})"
-        if count and name not in names:
+        if count and name not in names and name not in spec.excluded:
             found.append(Feature(Call("isnull", (Column(column),)), name, categorical=True, named=False))
     return found
 

@@ -712,9 +712,8 @@ class Encoder:
             meeting = factor.meeting
             if meeting not in coded_as:
                 coded_as[meeting] = self._lookups[meeting].codes(levels)
-                if unseen == "reference":
-                    found = coded_as[meeting]
-                    coded_as[meeting] = np.where(found == UNKNOWN, np.int32(REFERENCE), found)
+                if unseen != "null" and meeting.cells is not None:
+                    coded_as[meeting] = self._settled_cells(factor, coded_as[meeting], levels, unseen)
             if self._homes.get(meeting.variables[0]) != place:
                 row[:] = coded_as[meeting]
             if factor.parts:
@@ -740,6 +739,32 @@ class Encoder:
             f"'{factor.feature.column}' has a level that the model has not seen: {array[row].as_py()!r} "
             f"({count:,} such rows here). Score such rows as missing with --unseen null, or as the reference "
             "level with --unseen reference."
+        )
+
+    def _settled_cells(
+        self,
+        factor: Coded,
+        codes: NDArray[np.int32],
+        levels: Mapping[int, NDArray[np.int32]],
+        unseen: Unseen,
+    ) -> NDArray[np.int32]:
+        """The codes (n,) of cells, those of known levels that the fit has not seen together settled."""
+        unknown = codes == UNKNOWN
+        if not unknown.any():
+            return codes
+        if unseen == "reference":
+            return np.where(unknown, np.int32(REFERENCE), codes)
+        row = int(np.flatnonzero(unknown)[0])
+        count = int(np.count_nonzero(unknown))
+        met = []
+        for place in factor.meeting.variables:
+            variable = self._design.variables[place]
+            assert isinstance(variable, Factor)
+            met.append(f"{variable.name} {variable.all_levels[levels[place][row] - REFERENCE]!r}")
+        raise StreamlrError(
+            f"'{factor.name}' meets levels that the model has not seen together: {' with '.join(met)} "
+            f"({count:,} such rows here). Score such rows as missing with --unseen null, or without this term "
+            "with --unseen reference."
         )
 
     def _outcome(self, array: pa.Array, missing: Gaps) -> NDArray[np.int8]:

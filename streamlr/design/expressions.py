@@ -8,6 +8,7 @@ which is the name of the term.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ NOT, SUM, NEGATIVE = 3, 5, 7
 WORDS = {"True": True, "TRUE": True, "False": False, "FALSE": False, "None": None, "NULL": None}
 SAME = {"or": "|", "and": "&", "^": "**", "not": "~", "!": "~"}
 ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
 
 
 def parse_expression(text: str) -> Expression:
@@ -87,6 +89,7 @@ def parse_expression(text: str) -> Expression:
     reader = _Reader(text)
     found = reader.expression(0, 0)
     reader.end()
+    reader.check_height(found)
     return found
 
 
@@ -112,6 +115,7 @@ class _Reader:
         if depth > MAXIMUM_DEPTH:
             raise self._fault(f"it is nested more than {MAXIMUM_DEPTH} deep")
         left = self._prefix(depth)
+        chained = False
         while True:
             operator = self._operator()
             binding = BINARY.get(operator, 0)
@@ -120,8 +124,9 @@ class _Reader:
             self._at += 1
             # A power takes its right side whole: 2 ** 3 ** 2 is 2 ** 9.
             right = self.expression(binding if operator == "**" else binding + 1, depth + 1)
-            if operator in COMPARISONS and isinstance(left, Operation) and left.operator in COMPARISONS:
+            if operator in COMPARISONS and chained:
                 raise self._fault("comparisons cannot be chained; write (a < b) & (b < c)")
+            chained = operator in COMPARISONS
             left = Operation(operator, (left, right))
 
     def end(self) -> None:
@@ -129,6 +134,17 @@ class _Reader:
         kind, text = self._tokens[self._at]
         if kind != "end":
             raise self._fault(f"'{text}' is not expected there")
+
+    def check_height(self, expression: Expression) -> None:
+        """A long sum is a high tree, though it has no parentheses; what walks trees walks by recursion."""
+        level = [expression]
+        for _ in range(MAXIMUM_DEPTH + 1):
+            level = [inside for node in level for inside in insides_of(node)]
+            if not level:
+                return
+        raise self._fault(
+            f"it joins or nests more than {MAXIMUM_DEPTH} operators; put parentheses around parts of it"
+        )
 
     def _operator(self) -> str:
         kind, text = self._tokens[self._at]
@@ -149,9 +165,11 @@ class _Reader:
         kind, text = self._tokens[self._at]
         self._at += 1
         if kind == "number":
+            if not math.isfinite(float(text)):
+                raise self._fault(f"{text if len(text) <= 20 else text[:20] + '...'} is too large a number")
             return Constant(float(text) if re.search(r"[.eE]", text) else int(text))
         if kind == "text":
-            return Constant(ESCAPE.sub(r"\1", text[1:-1]))
+            return Constant(ESCAPE.sub(lambda found: ESCAPED.get(found[1], found[1]), text[1:-1]))
         if kind == "quoted":
             return Column(text.replace("``", "`"))
         if kind == "name" and text in WORDS:
@@ -246,8 +264,8 @@ def _text(expression: Expression, least: int) -> str:
     if isinstance(expression, Word):
         return expression.text
     if isinstance(expression, Constant):
-        negative = type(expression.value) in (int, float) and expression.value < 0  # type: ignore[operator]
-        return f"({expression.value!r})" if negative and least > NEGATIVE else _constant(expression.value)
+        text = _constant(expression.value)
+        return f"({text})" if text.startswith("-") and least > NEGATIVE else text
     if isinstance(expression, Call):
         inside = [_text(argument, 0) for argument in expression.arguments]
         inside += [f"{name}={_text(value, 0)}" for name, value in expression.options]
@@ -262,14 +280,23 @@ def _text(expression: Expression, least: int) -> str:
     else:
         binding = BINARY[operator]
         power = operator == "**"
-        left, right = (binding + 1, binding) if power else (binding, binding + 1)
+        left = binding + 1 if power or operator in COMPARISONS else binding
+        right = binding if power else binding + 1
         space = "" if power else " "
         text = f"{_text(operands[0], left)}{space}{operator}{space}{_text(operands[1], right)}"
     return f"({text})" if binding < least else text
 
 
 def _constant(value: Plain | tuple[Plain, ...]) -> str:
-    return f"[{', '.join(map(repr, value))}]" if isinstance(value, tuple) else repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_constant, value))}]"
+    if not isinstance(value, str):
+        return repr(value)
+    quote = '"' if "'" in value and '"' not in value else "'"
+    text = value.replace("\\", "\\\\").replace(quote, "\\" + quote)
+    for letter, character in ESCAPED.items():
+        text = text.replace(character, "\\" + letter)
+    return f"{quote}{text}{quote}"
 
 
 def quoted(name: str) -> str:
@@ -285,10 +312,13 @@ def columns_of(expression: Expression) -> tuple[str, ...]:
 
 def nodes_of(expression: Expression) -> Iterator[Expression]:
     """The expression and everything inside it, insides first."""
-    if isinstance(expression, Call):
-        for argument in (*expression.arguments, *(value for _, value in expression.options)):
-            yield from nodes_of(argument)
-    elif isinstance(expression, Operation):
-        for operand in expression.operands:
-            yield from nodes_of(operand)
+    for inside in insides_of(expression):
+        yield from nodes_of(inside)
     yield expression
+
+
+def insides_of(expression: Expression) -> tuple[Expression, ...]:
+    """What stands directly inside an expression."""
+    if isinstance(expression, Call):
+        return (*expression.arguments, *(value for _, value in expression.options))
+    return expression.operands if isinstance(expression, Operation) else ()

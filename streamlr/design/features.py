@@ -72,7 +72,7 @@ class Reader:
         if self.where is not None:
             keep = self.where.mask(batch)
             if not keep.all():
-                batch = batch.filter(arrow_of(keep))
+                batch = _without_views(batch).filter(arrow_of(keep))
         if self.kinds:
             batch = _cast(batch, self.kinds)
         return Frame(batch, _filled(batch, self.fills))
@@ -92,7 +92,10 @@ class Reader:
         return columns
 
     def levels(self, feature: Feature, frame: Frame) -> pa.Array:
-        """The values of a factor, null or NaN where it has none."""
+        """The values of a factor, null or NaN where it has none: what fills gaps in a column of numbers is no
+        level of it."""
+        if isinstance(inner := unwrapped(feature.expression), Column) and inner.name in self.fills:
+            frame = Frame(pa.RecordBatch.from_arrays([frame.raw(inner.name)], names=[inner.name]))
         return as_levels(feature.expression, frame, self.states, feature.whole)
 
     def note_gaps(
@@ -117,6 +120,17 @@ class Reader:
 def _note(gaps: Gaps, name: str, missing: NDArray[np.bool_]) -> None:
     known = gaps.get(name)
     gaps[name] = missing if known is None else known | missing
+
+
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with views of text as text: Arrow cannot pick rows of those yet."""
+
+    def plain_text(array: pa.Array) -> pa.Array:
+        if pa.types.is_dictionary(array.type) and pa.types.is_string_view(array.type.value_type):
+            return pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.string()))
+        return array.cast(pa.string()) if pa.types.is_string_view(array.type) else array
+
+    return pa.RecordBatch.from_arrays([plain_text(array) for array in batch.columns], names=batch.schema.names)
 
 
 def _cast(batch: pa.RecordBatch, kinds: Mapping[str, Kind]) -> pa.RecordBatch:
@@ -149,6 +163,9 @@ def as_kind(array: pa.Array, kind: Kind, name: str) -> pa.Array:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     fractions = own == "number" and not pa.types.is_integer(array.type)
+    if fractions and kind == "logical":
+        missing = missing_of(array)
+        array, fractions = arrow_of(numbers(array, name).astype(np.float64), missing), False
     try:
         if (fractions and kind != "number") or (own == "logical" and kind == "text") or own == "time":
             raise pa.ArrowInvalid(f"{own} is no {kind}")

@@ -3,7 +3,8 @@
 formulaic's parser reads the grammar (Wilkinson and Rogers 1973, Applied Statistics 22, 392-399) into a tree
 of operators; what they mean is worked out here on sets of variables, as R does it, under bounds that keep any
 text fast: formulaic's own expansion takes 15 seconds for seven terms to the power of seven. Nothing is
-evaluated.
+evaluated. formulaic sees a mark in place of every variable, because it would read calls as Python does, where
+`x^(2+1)` and `x^2+1` are one.
 
 A term is a set of variables, each an expression; the empty one is the intercept. Terms come by the number of
 their variables, as R orders them.
@@ -20,6 +21,7 @@ from typing import Any
 from streamlr.design.expressions import (
     MAXIMUM_DEPTH,
     Column,
+    Constant,
     Expression,
     columns_of,
     parse_expression,
@@ -30,6 +32,18 @@ from streamlr.errors import StreamlrError
 MAXIMUM_LENGTH = 65_536
 MAXIMUM_TERMS = 10_000
 LARGEST_POWER = 4
+# Variables and terms that are looked at while the operators are worked out: 0.5 s.
+MOST_STEPS = 1_000_000
+# What a formula is cut into: names in backquotes, texts, words, and single characters. A text without an end
+# takes all that is left.
+PIECES = re.compile(
+    r"""`[^`]*`|'(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|%in%|[\w.]+|\s+|.""", re.DOTALL
+)
+CLOSING = {"(": ")", "[": "]", "{": "}"}
+SIGNS = ("+", "-", "~", "!")
+OPERATORS = (*SIGNS, "*", "/", ":", "^", "%in%")
+# A character of no script, which stands with a number for a variable.
+MARK = "\ue000"
 
 Term = tuple[Expression, ...]
 # Terms by their variables as a set, so that a:b and b:a are one.
@@ -73,25 +87,88 @@ def parse_formula(text: str, columns: Sequence[str]) -> Formula:
     )
 
 
-def _check_size(text: str) -> None:
-    """Bounds under which the parser is quick: real formulas are far below them."""
-    if len(text) > MAXIMUM_LENGTH:
-        raise StreamlrError(f"the formula has {len(text):,} characters; at most {MAXIMUM_LENGTH:,} are read.")
-    depth = deepest = 0
-    for character in re.sub(r"`[^`]*`|'[^']*'|\"[^\"]*\"", "", text):
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    signs = max((len(run) for run in re.findall(r"(?:[-+~!]\s*)+", text)), default=0)
-    if deepest > MAXIMUM_DEPTH or signs > 2 * MAXIMUM_DEPTH:
-        raise StreamlrError(f"the formula is nested more than {MAXIMUM_DEPTH} deep.")
+class _Marked:
+    """A formula with a mark in place of every variable: names, calls, and what stands in braces.
+
+    Raises `StreamlrError` for what is beyond the bounds under which formulaic's parser is quick; real
+    formulas are far below them.
+    """
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAXIMUM_LENGTH:
+            raise StreamlrError(
+                f"the formula has {len(text):,} characters; at most {MAXIMUM_LENGTH:,} are read."
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise StreamlrError("the formula is not valid Unicode text.") from error
+        self._whole = text
+        self._pieces = PIECES.findall(text)
+        self.variables: list[str] = []
+        written: list[str] = []
+        depth = joined = signs = at = 0
+        while at < len(self._pieces):
+            piece = self._pieces[at]
+            follows = self._pieces[at + 1] if at + 1 < len(self._pieces) else ""
+            end = at + 1
+            if piece == "{" or (follows == "(" and re.match(r"[^\W\d]", piece)):
+                end = self._end_of(at if piece == "{" else at + 1)
+                inside = self._pieces[at + 1 : end - 1] if piece == "{" else self._pieces[at:end]
+                piece = self._mark("".join(inside).strip())
+            elif piece == "`" or piece == "``":
+                raise self._fault("a name in backquotes is empty or has no end")
+            elif piece[0] == "`" or (re.match(r"\w|\.\w", piece) and not re.fullmatch("[0-9.]+", piece)):
+                piece = self._mark(piece)
+            depth += (piece in CLOSING) - (piece in CLOSING.values())
+            signs = signs + 1 if piece in SIGNS else signs * piece.isspace()
+            joined += piece in OPERATORS
+            if depth > MAXIMUM_DEPTH or signs > MAXIMUM_DEPTH:
+                raise StreamlrError(f"the formula is nested more than {MAXIMUM_DEPTH} deep.")
+            if joined > MAXIMUM_TERMS:
+                raise StreamlrError(f"the formula {_short(text)} has more than {MAXIMUM_TERMS:,} operators.")
+            if piece == "|":  # formulaic takes 90 s for 30,000 of them, to say the same
+                raise StreamlrError(f"cannot use {_short(text)}: the operator | has no meaning there.")
+            written.append(piece)
+            at = end
+        self.text = "".join(written)
+
+    def shown(self, message: str) -> str:
+        """A message about marks as one about variables."""
+        return re.sub(rf"{MARK}(\d+)", lambda found: self.variables[int(found[1])].strip("`"), message)
+
+    def _mark(self, variable: str) -> str:
+        self.variables.append(variable)
+        return f"`{MARK}{len(self.variables) - 1}`"
+
+    def _end_of(self, at: int) -> int:
+        """Where what is opened here has been closed."""
+        awaited: list[str] = []
+        while at < len(self._pieces):
+            piece = self._pieces[at]
+            at += 1
+            if piece in CLOSING:
+                awaited.append(CLOSING[piece])
+                if len(awaited) > MAXIMUM_DEPTH:
+                    raise StreamlrError(f"the formula is nested more than {MAXIMUM_DEPTH} deep.")
+            elif piece in CLOSING.values():
+                if awaited.pop() != piece:
+                    raise self._fault(f"there is a '{piece}' that closes nothing")
+                if not awaited:
+                    return at
+        raise self._fault(f"'{awaited[-1]}' is missing at the end")
+
+    def _fault(self, reason: str) -> StreamlrError:
+        return StreamlrError(f"cannot read the formula {_short(self._whole)}: {reason}.")
 
 
 class _Reader:
     """The tree of a formula and the terms that its operators make."""
 
     def __init__(self, text: str, columns: Sequence[str]) -> None:
-        _check_size(text)
         self._text = text
+        self._marked = _Marked(text)
+        self._steps = 0
         self._columns = list(columns)
         self.written: set[str] = set()
         self.has_dot = False
@@ -102,9 +179,11 @@ class _Reader:
         from formulaic.parser import DefaultFormulaParser
 
         try:
-            tree = DefaultFormulaParser(include_intercept=True).get_ast(self._text)
+            tree = DefaultFormulaParser(include_intercept=True).get_ast(self._marked.text)
         except (FormulaParsingError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise StreamlrError(f"cannot read the formula {_short(self._text)}: {_reason(error)}") from error
+            raise StreamlrError(
+                f"cannot read the formula {_short(self._text)}: {self._marked.shown(_reason(error))}"
+            ) from error
         if _symbol(tree) != "~":
             return None, tree
         return (tree.args[0], tree.args[1]) if len(tree.args) == 2 else (None, tree.args[0])
@@ -125,7 +204,9 @@ class _Reader:
             tree = tree.args[0]
         found = self._single(tree, depth + 1)
         for symbol, other in reversed(pending):
-            for key, term in self._single(other, depth + 1).items():
+            terms = self._single(other, depth + 1)
+            self._spend(len(terms))
+            for key, term in terms.items():
                 if symbol == "+":
                     found.setdefault(key, term)
                 else:
@@ -162,17 +243,24 @@ class _Reader:
         if kind == "value" and text in ("0", "1"):
             # Zero is "no intercept": formulaic has made it a subtraction of 1 where it stands alone.
             return {frozenset(): ()} if text == "1" else {}
-        expression = Column(text) if kind == "name" else parse_expression(text)
         if kind == "value":
-            raise StreamlrError(
-                f"cannot use {_short(self._text)}: {text} is no term. For a constant write I({text})."
-            )
+            raise self._no_term(text)
+        variable = self._marked.variables[int(text.removeprefix(MARK))]
+        quoted = variable.startswith("`") and variable.count("`") == 2 and variable.endswith("`")
+        expression = Column(variable[1:-1]) if quoted else parse_expression(variable)
+        if isinstance(expression, Constant):
+            raise self._no_term(variable)
         self.written.update(columns_of(expression))
         return {frozenset([expression]): (expression,)}
 
+    def _no_term(self, text: str) -> StreamlrError:
+        return StreamlrError(
+            f"cannot use {_short(self._text)}: {_short(text)} is no term. For a constant write I(1)."
+        )
+
     def _power(self, terms: Terms, exponent: Any) -> Terms:
         text = str(getattr(exponent, "token", ""))
-        if not text.isdigit() or not 1 <= int(text) <= LARGEST_POWER:
+        if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= LARGEST_POWER:
             raise StreamlrError(
                 f"cannot use {_short(self._text)}: a power of terms must be a whole number from 1 to "
                 f"{LARGEST_POWER}. For a power of a number write I(x**2)."
@@ -184,7 +272,14 @@ class _Reader:
 
     def _crossed(self, left: Iterable[Term], right: Iterable[Term]) -> Iterable[Term]:
         """Every term of one side joined with every one of the other."""
-        return (tuple(dict.fromkeys((*a, *b))) for a, b in product(list(left), list(right)))
+        left, right = list(left), list(right)
+        self._spend(sum(map(len, left)) * len(right) + sum(map(len, right)) * len(left))
+        return (tuple(dict.fromkeys((*a, *b))) for a, b in product(left, right))
+
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MOST_STEPS:
+            raise StreamlrError(f"the formula {_short(self._text)} takes too long to work out.")
 
     def _bounded(self, terms: Iterable[Term]) -> Terms:
         """Each term once, in the order they come."""

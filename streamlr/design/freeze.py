@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streamlr.design.columns import Level, find_level, sorted_levels, stored_width
+from streamlr.design.columns import Level, find_level, is_number, sorted_levels, stored_width
 from streamlr.design.design import CellGrouping, Cells, Design, Factor, Number, Term, Variable, digits_of
 from streamlr.design.expressions import Call, Column
 from streamlr.design.features import Feature, Reader
@@ -48,10 +49,14 @@ class Review:
 @dataclass(frozen=True)
 class Findings:
     """What profiles have led to so far: levels and cells set aside, with the outcome they always had, and how
-    the values of each factor are merged to levels, all by name."""
+    the values of each factor are merged to levels, all by name.
+
+    `in_cells`: the factors that the cells of a term are made of, by the name of the term.
+    """
 
     set_aside: Mapping[str, Mapping[Level, int]] = field(default_factory=dict)
     cells_aside: Mapping[str, Mapping[tuple[Level, ...], int]] = field(default_factory=dict)
+    in_cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     merging: Mapping[str, Merging] = field(default_factory=dict)
 
     def with_levels(self, levels: Mapping[str, Mapping[Level, int]]) -> Findings:
@@ -68,7 +73,18 @@ class Findings:
         for name, found in cells.items():
             for cell, outcome in found.items():
                 merged.setdefault(name, {})[groupings[name].levels_of(cell)] = outcome
-        return replace(self, cells_aside=merged)
+        factors = {**self.in_cells, **{name: groupings[name].names for name in cells}}
+        return replace(self, cells_aside=merged, in_cells=factors)
+
+    def levels_in_cells(self, factor: str) -> frozenset[Level]:
+        """Levels of a factor with a cell set aside: they stay levels, because their cells are told by them,
+        even where no row of them is left."""
+        return frozenset(
+            cell[factors.index(factor)]
+            for name, factors in self.in_cells.items()
+            if factor in factors
+            for cell in self.cells_aside[name]
+        )
 
     def merging_of(self, feature: Feature) -> Merging:
         """How the values of a factor are merged."""
@@ -111,7 +127,21 @@ def _missing_level(spec: Spec, values: Mapping[Level, float]) -> Level:
     if spec.fill is None:
         return "missing" if "missing" not in values else "(missing)"
     known = find_level(spec.fill, list(values))
-    return spec.fill if known is None else known
+    if known is not None:
+        return known
+    number = number_of(spec.fill)
+    if number is None or not any(type(value) in (int, float) for value in values):
+        return spec.fill
+    return int(number) if number.is_integer() and all(type(value) is int for value in values) else number
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a text is, if it is one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def review(spec: Spec, profile: ProfileSums, findings: Findings) -> Review:
@@ -123,8 +153,9 @@ def review(spec: Spec, profile: ProfileSums, findings: Findings) -> Review:
     if profile.missing[spec.target] == profile.rows_read:
         raise StreamlrError(f"the target '{spec.target}' is all null ({profile.rows_read:,} rows).")
     _check_weights(spec, profile)
+    _check_fill(spec, profile)
     for feature in spec.features:
-        if feature.named and profile.missing[feature.column] == profile.rows_read:
+        if feature.named and _is_all_null(feature, profile):
             raise StreamlrError(
                 f"column '{feature.column}' is all null ({profile.rows_read:,} rows); it cannot be a feature."
             )
@@ -133,7 +164,7 @@ def review(spec: Spec, profile: ProfileSums, findings: Findings) -> Review:
         for place, feature in enumerate(spec.features)
         if not feature.named
         and feature.name not in set_aside
-        and (reason := _why_left_out(feature, profile, findings)) is not None
+        and (reason := why_left_out(feature, profile, findings)) is not None
     }
     if exclude:
         return Review(exclude)
@@ -204,6 +235,23 @@ def _check_weights(spec: Spec, profile: ProfileSums) -> None:
             raise StreamlrError(f"the weight '{spec.weights}' {text} in {faults[fault]:,} rows.")
 
 
+def _check_fill(spec: Spec, profile: ProfileSums) -> None:
+    if spec.fill is None or number_of(spec.fill) is not None:
+        return
+    for feature in spec.features:
+        for name in feature.columns:
+            if not feature.categorical and is_number(spec.types[name]) and profile.missing[name]:
+                raise StreamlrError(
+                    f"column '{name}' holds numbers and has {profile.missing[name]:,} missing values, which "
+                    f"'{spec.fill}' cannot fill: it is no number. Fill them with a number, or with "
+                    "--missing indicator."
+                )
+
+
+def _is_all_null(feature: Feature, profile: ProfileSums) -> bool:
+    return profile.rows_read in (profile.missing[feature.column], profile.filled[feature.column])
+
+
 def _check_counts(spec: Spec, profile: ProfileSums) -> None:
     faults = profile.faults
     problems = {
@@ -235,7 +283,7 @@ def _check_infinite(spec: Spec, profile: ProfileSums) -> None:
 
 def _check_levels(spec: Spec, profile: ProfileSums, findings: Findings) -> None:
     for feature in spec.features:
-        reason = _why_left_out(feature, profile, findings)
+        reason = why_left_out(feature, profile, findings)
         if reason is not None and feature.categorical and "constant" not in reason:
             raise StreamlrError(
                 f"column '{feature.column}' cannot be a factor: {reason}. "
@@ -243,9 +291,9 @@ def _check_levels(spec: Spec, profile: ProfileSums, findings: Findings) -> None:
             )
 
 
-def _why_left_out(feature: Feature, profile: ProfileSums, findings: Findings) -> str | None:
+def why_left_out(feature: Feature, profile: ProfileSums, findings: Findings) -> str | None:
     """Why a variable makes no term of its own accord; None where it does."""
-    if profile.missing[feature.column] == profile.rows_read:
+    if _is_all_null(feature, profile):
         return "all null"
     if profile.rows_used == 0:
         return None
@@ -278,7 +326,8 @@ def _single_outcome_levels(
 ) -> dict[str, dict[Level, int]]:
     """Levels whose rows have one outcome only, with that outcome: the coefficient would be infinite.
 
-    Where a factor is only in terms with numbers, its levels have slopes and no coefficient of their own.
+    Where a factor is only in terms with numbers, its levels have slopes and no coefficient of their own. Of a
+    level with a cell set aside the other cells are, one by one: that cell may have the other outcome.
     """
     first_is_positive = _first_is_positive(spec, profile, positive)
     found: dict[str, dict[Level, int]] = {}
@@ -287,9 +336,10 @@ def _single_outcome_levels(
     }
     for place in sorted(spanned):
         feature = spec.features[place]
+        in_cells = findings.levels_in_cells(feature.name)
         for level, counts in (findings.levels(feature, profile) or {}).items():
             outcome = _always(counts, first_is_positive)
-            if outcome is not None:
+            if outcome is not None and level not in in_cells:
                 found.setdefault(feature.name, {})[level] = outcome
     return found
 
@@ -305,9 +355,14 @@ def separation_by_levels(spec: Spec, profile: ProfileSums, findings: Findings) -
         )
     ]
     terms += [
-        {"term": f"{name} (a cell of it)", "direction": 1 if outcome else -1}
+        {
+            "term": ":".join(
+                f"{factor}[T.{level}]" for factor, level in zip(findings.in_cells[name], cell, strict=True)
+            ),
+            "direction": 1 if outcome else -1,
+        }
         for name, cells in findings.cells_aside.items()
-        for outcome in cells.values()
+        for cell, outcome in cells.items()
     ]
     named = ", ".join(str(term["term"]) for term in terms[:10]) + (", …" if len(terms) > 10 else "")
     total = profile.rows_used + profile.rows_set_aside
@@ -491,12 +546,15 @@ def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, 
     merging = findings.merging_of(feature)
     set_aside = findings.set_aside.get(feature.name, {})
     order = level_order(feature.expression, reader.states)
-    levels = _ordered(findings.levels(feature, profile) or {}, merging, order)
+    filled = spec.fill is not None
+    with_rows = findings.levels(feature, profile) or {}
+    kept = {*with_rows, *(findings.levels_in_cells(feature.name) - set(set_aside))}
+    levels = _ordered(dict.fromkeys(kept), merging, order, filled)
     options = {}
     if isinstance(feature.expression, Call) and feature.expression.function == "C":
         options = options_of(feature.expression)
     wanted = spec.reference.get(feature.column, options.get("reference"))
-    reference: Level = levels[0]
+    reference: Level = next(level for level in levels if level in with_rows)
     if wanted is not None:
         found = find_level(wanted, levels)
         if found is None:
@@ -514,18 +572,22 @@ def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, 
         feature=feature,
         levels=tuple(level for level in levels if level != reference),
         reference=reference,
-        set_aside=tuple((level, set_aside[level]) for level in _ordered(set_aside, merging, order)),
-        unused=tuple(_ordered(dict.fromkeys(unused), merging, order)),
+        set_aside=tuple((level, set_aside[level]) for level in _ordered(set_aside, merging, order, filled)),
+        unused=tuple(_ordered(dict.fromkeys(unused), merging, order, filled)),
         coding=options.get("coding", "treatment") if len(levels) > 1 else "treatment",
         merging=merging,
     )
 
 
-def _ordered(levels: Mapping[Level, Any], merging: Merging, order: Sequence[Any] | None) -> list[Level]:
+def _ordered(
+    levels: Mapping[Level, Any], merging: Merging, order: Sequence[Any] | None, filled: bool
+) -> list[Level]:
     """Levels as they are written in the model: sorted, or in the order that the expression sets; values that
-    were merged before them, the missing ones behind."""
+    were merged before them, the missing ones behind. `filled`: missing ones are a value like the others."""
     first = [merging.other] if merging.kept is not None and merging.other in levels else []
     last = [merging.missing] if merging.missing is not None and merging.missing in levels else []
+    if filled and last and len({isinstance(level, str) for level in levels if level not in first}) == 1:
+        last = []
     own = [level for level in levels if level not in (*first, *last)]
     if order is None:
         return [*first, *sorted_levels(own), *last]

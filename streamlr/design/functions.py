@@ -134,7 +134,7 @@ def is_whole(expression: Expression, types: Mapping[str, pa.DataType]) -> bool:
     if expression.function in ("I", "abs", "min", "max"):
         return all(is_whole(argument, types) for argument in expression.arguments)
     if expression.function == "round":
-        return int(options_of(expression).get("digits", 0)) <= 0
+        return int(options_of(expression).get("digits") or 0) <= 0
     return expression.function in (*ROUNDING, *CALENDAR, "len")
 
 
@@ -261,6 +261,18 @@ def _numbers(shown: str, options: Mapping[str, Any], name: str) -> None:
         raise StreamlrError(f"{shown}: {name} must be a list of numbers, not {value!r}.")
 
 
+def _number(shown: str, options: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if options.get(name) is not None and type(options[name]) not in (int, float):
+            raise StreamlrError(f"{shown}: {name} must be a number, not {options[name]!r}.")
+
+
+def _truth(shown: str, options: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if options.get(name) is not None and type(options[name]) is not bool:
+            raise StreamlrError(f"{shown}: {name} must be True or False, not {options[name]!r}.")
+
+
 def _one_of(shown: str, options: Mapping[str, Any], *names: str) -> None:
     if sum(options.get(name) is not None for name in names) != 1:
         raise StreamlrError(f"{shown}: give one of {' and '.join(f'{name}=' for name in names)}.")
@@ -272,10 +284,11 @@ def _check_spline(shown: str, options: Mapping[str, Any]) -> None:
     _whole(shown, options, "df", least, MOST_SPLINE_COLUMNS)
     _whole(shown, options, "degree", 0, 10)
     _numbers(shown, options, "knots")
-    for name in ("lower_bound", "upper_bound"):
-        _numbers(shown, options, name)
+    _number(shown, options, "lower_bound", "upper_bound")
+    _truth(shown, options, "include_intercept")
     if shown.startswith("bs(") and options.get("df") is not None:
-        least = int(options.get("degree", 3)) + int(bool(options.get("include_intercept", False)))
+        degree = options.get("degree")
+        least = (3 if degree is None else degree) + int(options.get("include_intercept") or False)
         if options["df"] < least:
             raise StreamlrError(f"{shown}: df must be at least {least} for this degree.")
 
@@ -284,6 +297,7 @@ def _check_cut(shown: str, options: Mapping[str, Any]) -> None:
     _one_of(shown, options, "breaks", "quantiles")
     _whole(shown, options, "quantiles", 2, MOST_INTERVALS)
     _numbers(shown, options, "breaks")
+    _truth(shown, options, "right", "include_lowest")
     breaks = options.get("breaks")
     if breaks is not None and (not isinstance(breaks, tuple) or len(set(breaks)) < 2):
         raise StreamlrError(f"{shown}: breaks must be a list of at least two different numbers.")
@@ -314,10 +328,10 @@ def _check_levels(shown: str, options: Mapping[str, Any]) -> None:
 
 
 def _check_clip(shown: str, options: Mapping[str, Any]) -> None:
-    for name in ("lower", "upper"):
-        _numbers(shown, options, name)
-        if isinstance(options.get(name), tuple):
-            raise StreamlrError(f"{shown}: {name} must be a number.")
+    _number(shown, options, "lower", "upper")
+    lower, upper = options.get("lower"), options.get("upper")
+    if lower is not None and upper is not None and lower > upper:
+        raise StreamlrError(f"{shown}: lower must not be above upper.")
 
 
 CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {

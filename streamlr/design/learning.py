@@ -51,8 +51,10 @@ class Moments:
     def add(self, x: Floats) -> None:
         """Add values, none of them missing."""
         if x.size:
-            mean = float(x.mean())
-            self.merge(Moments(x.size, mean, float(((x - mean) ** 2).sum()), float(x.min()), float(x.max())))
+            with np.errstate(over="ignore", invalid="ignore"):  # an overflow is found in the end, and named
+                mean = float(x.mean())
+                squares = float(((x - mean) ** 2).sum())
+            self.merge(Moments(x.size, mean, squares, float(x.min()), float(x.max())))
 
     def merge(self, other: Moments) -> Moments:
         """Add another part's."""
@@ -78,13 +80,14 @@ class Products:
 
     def add(self, x: Floats) -> None:
         """Add values, none of them missing."""
-        t = x - self.mean
-        p = np.ones_like(t)
-        if self.alpha:
-            p = polynomial_values(t, np.array(self.alpha), np.array([*self.norm2, 1.0]))[:, -1]
-        square = p * p
-        self.square += float(square.sum())
-        self.moment += float((square * t).sum())
+        with np.errstate(over="ignore", invalid="ignore"):
+            t = x - self.mean
+            p = np.ones_like(t)
+            if self.alpha:
+                p = polynomial_values(t, np.array(self.alpha), np.array([*self.norm2, 1.0]))[:, -1]
+            square = p * p
+            self.square += float(square.sum())
+            self.moment += float((square * t).sum())
 
     def merge(self, other: Products) -> Products:
         """Add another part's."""
@@ -115,6 +118,7 @@ class Distinct:
             x = x[(place >= 0) & (keys <= self.windows[np.maximum(place, 0), 1])]
         if not x.size:
             return
+        x = x + 0.0  # -0.0 is 0.0, whichever comes first
         self.rows += x.size
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
         if self.values is not None:
@@ -161,10 +165,14 @@ class Bins:
     def add(self, x: Floats) -> None:
         """Add values, none of them missing."""
         keys = keys_of(x)
-        for row, (low, high), width in zip(self.counts, self.windows, self.widths, strict=True):
-            inside = keys[(keys >= low) & (keys <= high)]
-            places = ((inside - low) // np.uint64(width)).astype(np.int64)
-            row += np.bincount(places, minlength=row.size)
+        place = np.searchsorted(self.windows[:, 0], keys, side="right") - 1
+        inside = (place >= 0) & (keys <= self.windows[np.maximum(place, 0), 1])
+        keys, place = keys[inside], place[inside]
+        widths = np.array(self.widths, dtype=np.uint64)
+        bins = ((keys - self.windows[place, 0]) // widths[place]).astype(np.int64)
+        self.counts += np.bincount(place * self.bins + bins, minlength=self.counts.size).reshape(
+            self.counts.shape
+        )
 
     def merge(self, other: Bins) -> Bins:
         """Add another part's."""
@@ -203,6 +211,8 @@ class ScaleLearner:
     def conclude(self, sums: Moments) -> State:
         """The state."""
         _check_some(self.name, sums.count)
+        if not math.isfinite(sums.mean) or (self.with_deviation and not math.isfinite(sums.squares)):
+            raise _too_large(self.name)
         if not self.with_deviation:
             return {"mean": sums.mean}
         deviation = math.sqrt(sums.squares / (sums.count - 1)) if sums.count > 1 else 0.0
@@ -214,7 +224,7 @@ class ScaleLearner:
 @dataclass(frozen=True)
 class PolynomialLearner:
     """Coefficients of orthogonal polynomials, one degree a round (Stieltjes; Gautschi 2004, Orthogonal
-    Polynomials: Computation and Approximation, section 2.2.3.1), in the form of R's `poly`."""
+    Polynomials: Computation and Approximation, section 2.2.3.1), of the argument less its mean."""
 
     name: str
     degree: int
@@ -231,17 +241,22 @@ class PolynomialLearner:
         """One degree more, or the state."""
         if self.mean is None:
             _check_some(self.name, sums.count)
+            if not math.isfinite(sums.squares):
+                raise _too_large(self.name)
             return replace(self, mean=sums.mean, spread=sums.high - sums.low)
         # On too few different values the next polynomial is zero but for rounding.
         if self.alpha and not sums.square > ROUNDING * self.norm2[-1] * self.spread**2:
             raise StreamlrError(
                 f"{self.name}: the degree must be less than the number of different values of its argument."
             )
+        if not math.isfinite(sums.square + sums.moment):
+            raise _too_large(self.name)
         alpha = (*self.alpha, sums.moment / sums.square)
         norm2 = (*self.norm2, sums.square)
         if len(norm2) < self.degree + 2:
             return replace(self, alpha=alpha, norm2=norm2)
-        return {"alpha": [value + self.mean for value in alpha[: self.degree]], "norm2": list(norm2)}
+        # R adds the mean to every alpha, which costs digits where it is large beside the spread.
+        return {"mean": self.mean, "alpha": list(alpha[: self.degree]), "norm2": list(norm2)}
 
 
 @dataclass(frozen=True)
@@ -308,7 +323,10 @@ class QuantileLearner:
         if share == 0.0 or rank + 1 >= total:
             return value
         above = self._value_at(rank + 1, found)
-        return value + share * (above - value) if above > value else value
+        step = above - value
+        if not math.isfinite(step):
+            return value * (1.0 - share) + above * share
+        return value + share * step
 
     def _value_at(self, rank: int, found: Distinct) -> float:
         """The value of a rank, counted from zero over all rows."""
@@ -373,6 +391,10 @@ def _check_some(name: str, count: int) -> None:
         raise StreamlrError(f"{name} has nothing to learn from: its argument is missing in every row.")
 
 
+def _too_large(name: str) -> StreamlrError:
+    return StreamlrError(f"{name} cannot be learned: sums of powers of its argument overflow. Rescale it.")
+
+
 def learner_of(call: Call) -> Learner | State:
     """How the state of a call is learned, or the state where it needs no data."""
     name, options = text_of(call), options_of(call)
@@ -386,8 +408,9 @@ def learner_of(call: Call) -> Learner | State:
 
 
 def _cut(name: str, options: Mapping[str, Any]) -> Learner | State:
-    right = bool(options.get("right", True))
-    lowest = bool(options.get("include_lowest", options.get("quantiles") is not None))
+    right, lowest = options.get("right"), options.get("include_lowest")
+    right = True if right is None else right
+    lowest = options.get("quantiles") is not None if lowest is None else lowest
 
     def finish(breaks: Sequence[float]) -> State:
         distinct = sorted({float(value) for value in breaks})
@@ -404,8 +427,8 @@ def _cut(name: str, options: Mapping[str, Any]) -> Learner | State:
 
 
 def _spline(function: str, name: str, options: Mapping[str, Any]) -> Learner | State:
-    degree = int(options.get("degree", 3))
-    intercept = bool(options.get("include_intercept", False))
+    degree = 3 if options.get("degree") is None else int(options["degree"])
+    intercept = bool(options.get("include_intercept"))
     lower, upper = options.get("lower_bound"), options.get("upper_bound")
     given = options.get("knots")
     if isinstance(given, int | float):

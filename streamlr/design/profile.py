@@ -260,7 +260,8 @@ class ProfileSums:
         for name, missing in gaps.items():
             self.missing[name] += int(np.count_nonzero(missing))
             unused = missing if unused is None else unused | missing
-        self.filled.update({name: _count(missing_of(frame.raw(name))) for name in reader.fills})
+        read = set(batch.schema.names)
+        self.filled.update({name: _count(missing_of(frame.raw(name))) for name in reader.fills if name in read})
         weight = self._checked_weight(roles, spec)
         for name, aside in task.set_aside.items():
             unused = self._set_aside(_is_level(codes[name], aside), unused)

@@ -26,6 +26,7 @@ from streamlr.design.bases import (
     polynomial_values,
 )
 from streamlr.design.columns import (
+    Level,
     arrow_of,
     coded,
     entries_of,
@@ -91,7 +92,7 @@ class Frame:
             return _logical(array)
         if kind == "text":
             return coded(array)
-        return array
+        return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _logical(array: pa.Array) -> Logical:
@@ -173,6 +174,11 @@ def as_levels(expression: Expression, frame: Frame, states: Mapping[str, State],
     if isinstance(values, Logical):
         return arrow_of(values.values, values.missing)
     missing = np.isnan(values)
+    if whole and (np.abs(values) >= 2.0**63).any():
+        raise StreamlrError(
+            f"{text_of(expression)} has values that are too large to be levels, or infinite. Leave them "
+            "out with --where."
+        )
     if whole:
         values = np.where(missing, 0.0, values).astype(np.int64)
     return arrow_of(values, missing)
@@ -276,7 +282,12 @@ def _compare(operation: Operation, frame: Frame, states: Mapping[str, State]) ->
             arrays.append(value.dictionary_decode().cast(pa.string()))
         else:
             arrays.append(value)
-    found = pc.call_function(by_arrow, arrays)
+    try:
+        found = pc.call_function(by_arrow, arrays)
+    except pa.ArrowException as error:  # a time with a zone and one without
+        raise StreamlrError(
+            f"{text_of(operation)}: the two cannot be compared ({error}). Cast a column."
+        ) from error
     return Logical(plain(found), plain(pc.is_null(found)) if found.null_count else None)
 
 
@@ -311,7 +322,8 @@ def _call(call: Call, frame: Frame, states: Mapping[str, State]) -> Values:
         return ELEMENTWISE[function](x)
     options = options_of(call)
     if function == "round":
-        return np.round(x, int(options.get("digits") or 0))
+        found = np.round(x, int(options.get("digits") or 0))
+        return np.where(np.isfinite(found), found, x)  # what overflows has no such digits
     if function == "clip":
         return np.clip(x, options.get("lower"), options.get("upper"))
     return _learned(function, x, states[text_of(call)])
@@ -323,7 +335,9 @@ def _learned(function: str, x: Floats, state: State) -> Floats:
     if function in ("scale", "standardize"):
         return (x - state["mean"]) / state["deviation"]
     if function == "poly":
-        return _columns(polynomial_values(x, np.array(state["alpha"]), np.array(state["norm2"])))
+        return _columns(
+            polynomial_values(x - state["mean"], np.array(state["alpha"]), np.array(state["norm2"]))
+        )
     inner = np.array(state["knots"])
     if function == "bs":
         return _columns(
@@ -365,8 +379,6 @@ def _of_text(function: str, texts: pa.DictionaryArray) -> Values:
 
 
 def _of_time(function: str, times: pa.Array) -> Floats:
-    if pa.types.is_dictionary(times.type):
-        times = times.dictionary_decode()
     if function in ("hour", "minute") and pa.types.is_date(times.type):
         times = times.cast(pa.timestamp("s"))
     parts = pc.call_function("day_of_week" if function == "dow" else function, [times])
@@ -406,12 +418,19 @@ def interval_labels(breaks: Sequence[float], right: bool, include_lowest: bool) 
 
 
 def _buckets(call: Call, frame: Frame, states: Mapping[str, State], whole: bool) -> pa.Array:
-    """`hash`: CRC-32 of the level as it prints, modulo the number of buckets."""
+    """`hash`: CRC-32 of the level as it prints (3.0 as 3), modulo the number of buckets."""
     levels = coded(as_levels(call.arguments[0], frame, states, whole))
     buckets = int(options_of(call)["buckets"])
-    entries = [zlib.crc32(str(value).encode()) % buckets for value in levels.dictionary.to_pylist()]
+    entries = [
+        zlib.crc32(_printed(level_of(value)).encode()) % buckets for value in levels.dictionary.to_pylist()
+    ]
     table = np.array([*entries, 0], dtype=np.int64)
     return arrow_of(table[entries_of(levels, len(entries))], missing_of(levels))
+
+
+def _printed(level: Level | None) -> str:
+    """3 and 3.0 are one level."""
+    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)
 
 
 def level_order(expression: Expression, states: Mapping[str, State]) -> Sequence[Any] | None:

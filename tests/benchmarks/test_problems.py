@@ -14,7 +14,17 @@ from problems import PROBLEMS, ensure, repeat_file
 
 ROWS = 2_000
 # flights needs a package that not everybody has; higgs_x4 and iris_like are looked at below.
-DRAWN = ["higgs", "higgs_2m", "wide_300", "wide_1000", "discrete", "rare", "one_group", "small_files"]
+DRAWN = [
+    "higgs",
+    "higgs_2m",
+    "wide_300",
+    "wide_1000",
+    "discrete",
+    "one_hot",
+    "rare",
+    "one_group",
+    "small_files",
+]
 
 
 @pytest.mark.parametrize("name", DRAWN)
