@@ -16,6 +16,7 @@ from streamlr import inference
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError
+from streamlr.linear_algebra import factorise
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
 from streamlr.objective import Objective
@@ -41,7 +42,8 @@ def conclude(
     assert objective.first is not None
     design, basis, first = objective.design, objective.basis, objective.first
     names = design.column_names
-    active = np.flatnonzero(basis.active)
+    own = design.layout.own_columns
+    active = np.flatnonzero(basis.active[:own])
     covariance = inverse(state.evaluation.hessian)
     whole = np.zeros((len(names), len(names)))
     whole[np.ix_(active, active)] = covariance
@@ -49,8 +51,9 @@ def conclude(
     constants = _constants(objective)
     for column, reason in constants.items():
         session.remark(f"left out: {column} ({reason})")
-    single_level = [factor.name for factor in design.factors if not factor.levels]
-    params = basis.to_raw(objective.expand(state.coef))[active]
+    single_level = [factor.name for factor in design.factors if not factor.levels and not factor.absorbed]
+    coef = objective.expand(state.coef)
+    params = basis.to_raw(coef)[active]
     aliased_names = [names[column] for column in aliased if names[column] not in constants]
     if constants:
         gone = [j for j, number in enumerate(design.numbers) if number.column in constants]
@@ -63,7 +66,8 @@ def conclude(
     return Model(
         design=design,
         basis=basis,
-        conditioned_coef=state.coef,
+        conditioned_coef=coef[active],
+        absorbed_effects=np.where(basis.active[own:], coef[own:], np.nan) if design.absorbed else None,
         conditioned_covariance=covariance,
         params=params,
         bse=inference.standard_errors(raw_covariance),
@@ -99,7 +103,7 @@ def _statistics(session: Session, objective: Objective, first: Sums, state: Stat
     nobs = float(
         tally.weight if design.weights and design.weight_type == "frequency" else tally.rows_weighted
     )
-    loss = state.evaluation.loss
+    loss = state.evaluation.loss - objective.penalty(state.coef)
     if design.offset is None:
         null_loss = first.null_loss
     else:
@@ -107,7 +111,7 @@ def _statistics(session: Session, objective: Objective, first: Sums, state: Stat
     null_settled = design.offset is None or objective.null_decrement <= max(tol, 1e-6)
     return Statistics(
         nobs=nobs,
-        log_likelihood=first.log_binomial - loss,
+        log_likelihood=objective.log_likelihood(state),
         null_log_likelihood=first.log_binomial - null_loss,
         deviance=2.0 * (loss - first.saturated),
         null_deviance=2.0 * (null_loss - first.saturated),
@@ -120,7 +124,22 @@ def _statistics(session: Session, objective: Objective, first: Sums, state: Stat
         rows_set_aside=tally.rows_set_aside,
         seconds=time.perf_counter() - session.started,
         peak_rss_bytes=peak_resident_bytes(),
+        absorbed_parameters=_absorbed_parameters(objective, state),
     )
+
+
+def _absorbed_parameters(objective: Objective, state: State) -> float:
+    """Parameters that absorbed effects amount to: their number, or with a ridge the effective one.
+
+    That is the trace of the inverse Hessian times the information, less the other columns (Hastie, Tibshirani
+    and Friedman 2009, The Elements of Statistical Learning, section 7.6).
+    """
+    own, ridge = objective.own_active, objective.ridge(objective.first) if objective.first else 0.0
+    effects = len(state.coef) - own
+    factor = factorise(state.evaluation.hessian) if ridge and effects else None
+    if factor is None:
+        return float(effects)
+    return effects - ridge * float(factor.inverse_diagonal()[own:].sum())
 
 
 def _distance(state: State) -> float | None:

@@ -102,8 +102,7 @@ def _column(source: Source, spec: Spec, name: str, profile: ProfileSums) -> dict
 
 
 def _levels(profile: ProfileSums, column: str) -> int:
-    counts = profile.factors[column].counts if column in profile.factors else {}
-    return max(len(counts or {}), 1)
+    return max(len(profile.factors[column]) if column in profile.factors else 0, 1)
 
 
 def _positive(spec: Spec, profile: ProfileSums) -> str | None:

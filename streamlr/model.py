@@ -42,6 +42,9 @@ class Statistics:
     rows_set_aside: int
     seconds: float
     peak_rss_bytes: int
+    absorbed_parameters: float = (
+        0.0  # effects estimated and not reported, or what they amount to with a ridge
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,8 @@ class Model:
     """A fitted logistic regression.
 
     Arrays are in the order of `terms`, the k terms with an estimate: `params`, `bse`, `zvalues`, `pvalues`,
-    each (k,). Aliased terms and levels set aside stand only in `tidy()`, without numbers.
+    each (k,). Aliased terms and levels set aside stand only in `tidy()`, without numbers. Absorbed effects
+    are none of these terms: `absorbed_effects` holds them for predicting.
     """
 
     design: Design
@@ -66,12 +70,15 @@ class Model:
     separation: Mapping[str, Any] | None
     trace: Sequence[Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    # (levels,) in the basis, NaN for a level without an estimate; None without an absorbed factor.
+    absorbed_effects: Floats | None = None
 
     @cached_property
     def terms(self) -> tuple[str, ...]:
         """(k,) names of the terms with an estimate."""
         names = self.design.column_names
-        return tuple(names[column] for column in np.flatnonzero(self.basis.active))
+        own = self.basis.active[: self.design.layout.own_columns]
+        return tuple(names[column] for column in np.flatnonzero(own))
 
     @property
     def zvalues(self) -> Floats:
@@ -96,12 +103,17 @@ class Model:
     @property
     def aic(self) -> float:
         """Akaike's criterion."""
-        return inference.aic(self.llf, len(self.params))
+        return inference.aic(self.llf, self.parameters)
+
+    @property
+    def parameters(self) -> float:
+        """Number of parameters, absorbed effects included."""
+        return _whole(len(self.params) + self.statistics.absorbed_parameters)
 
     @property
     def bic(self) -> float:
         """Schwarz's criterion."""
-        return inference.bic(self.llf, len(self.params), self.nobs)
+        return inference.bic(self.llf, self.parameters, self.nobs)
 
     @property
     def prsquared(self) -> float | None:
@@ -124,8 +136,8 @@ class Model:
 
     def cov_params(self) -> Floats:
         """(k, k) covariance of `params`."""
-        columns = self.design.layout.columns
-        active = np.flatnonzero(self.basis.active)
+        columns = self.design.layout.own_columns
+        active = np.flatnonzero(self.basis.active[:columns])
         whole = np.zeros((columns, columns))
         whole[np.ix_(active, active)] = self.conditioned_covariance
         return self.basis.covariance_to_raw(whole)[np.ix_(active, active)]
@@ -155,7 +167,7 @@ class Model:
     def glance(self) -> dict[str, Any]:
         """Statistics of the whole fit, by INTERFACE's names."""
         s = self.statistics
-        k = len(self.params)
+        k = self.parameters
         return {
             "nobs": _whole(s.nobs),
             "df_model": max(k - 1, 0),
@@ -212,8 +224,12 @@ class Model:
             "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.factors if f.unused},
             "reference": {f.name: str(f.reference) for f in design.factors if f.reference is not None},
             "set_aside": {
-                f.level_name(level): outcome for f in design.factors for level, outcome in f.set_aside
+                f.level_name(level): outcome
+                for f in design.factors
+                for level, outcome in f.set_aside
+                if not f.absorbed
             },
+            "absorbed": None if design.absorbed is None else self._about_absorbed(design.absorbed),
             "origin": list(self.provenance.get("origin", ())),
             "tolerance": self.provenance.get("tolerance"),
         }
@@ -230,10 +246,22 @@ class Model:
 
     @cached_property
     def coef_of_basis(self) -> Floats:
-        """(columns,) coefficients in the basis, zero for columns without an estimate."""
+        """(columns,) coefficients in the basis, zero for columns without an estimate, NaN for absorbed levels
+        without one."""
+        own = self.design.layout.own_columns
         whole = np.zeros(self.design.layout.columns)
-        whole[self.basis.active] = self.conditioned_coef
+        whole[:own][self.basis.active[:own]] = self.conditioned_coef
+        if self.absorbed_effects is not None:
+            whole[own:] = self.absorbed_effects
         return whole
+
+    def _about_absorbed(self, factor: Factor) -> dict[str, Any]:
+        return {
+            "name": factor.name,
+            "levels": len(factor.levels),
+            "set_aside": len(factor.set_aside),
+            "l2": self.design.absorb_l2,
+        }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; a reader never sees half of it. Raises `StreamlrError`."""
@@ -243,12 +271,13 @@ class Model:
 
     def _terms_with_places(self) -> list[tuple[str, int | None]]:
         """Every name of the table with its place among `terms`, None where it has no estimate."""
-        places: list[int | None] = [None] * self.design.layout.columns
-        for place, active in enumerate(np.flatnonzero(self.basis.active)):
+        own = self.design.layout.own_columns
+        places: list[int | None] = [None] * own
+        for place, active in enumerate(np.flatnonzero(self.basis.active[:own])):
             places[int(active)] = place
         column = int(self.design.intercept)
         found: list[tuple[str, int | None]] = [("Intercept", places[0])] if self.design.intercept else []
-        for term in self.design.terms:
+        for term in self.design.reported_terms:
             names = term.column_names
             found.extend((name, places[column + i]) for i, name in enumerate(names))
             column += len(names)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamlr.design.columns import Level
-from streamlr.design.design import Design
+from streamlr.design.design import Design, Factor
 from streamlr.design.freeze import (
     Review,
     SeparationPolicy,
@@ -34,6 +34,10 @@ DECODED = 1.25
 WAITING = 3
 # Share of the limit up to which blocks are kept; the rest is what allocators take beside it.
 CEILING = 0.97
+# Vectors of a number a level that Newton holds: coefficients, gradients, steps, metrics of two points.
+VECTORS = 24
+# What a level takes as text or number in the design and its index.
+LEVEL_BYTES = 250
 # Levels that a remark names before it counts the rest.
 NAMED = 8
 
@@ -74,6 +78,7 @@ def profile_and_freeze(
 ) -> tuple[Spec, ProfileSums, Design]:
     """Profile until nothing more has to be left out or set aside, then freeze."""
     set_aside: dict[str, dict[Level, int]] = {}
+    rows_without_say = 0
     if not session.source.parts:
         raise StreamlrError(f"{named(session.source)} has no rows (0 rows).")
     while True:
@@ -99,19 +104,41 @@ def profile_and_freeze(
         spec = without_columns(spec, found.exclude)
         for column, levels in found.set_aside.items():
             set_aside.setdefault(column, {}).update(levels)
+            if column == spec.absorbed:
+                rows_without_say += profile.factors[column].rows_with_one_outcome
     if set_aside and separation == "error":
         raise separation_by_levels(spec, profile, set_aside)
     for column, reason in spec.excluded.items():
         session.remark(f"left out: {column} ({reason})")
     design = freeze(spec, profile, set_aside)
+    if design.absorbed is not None:
+        _remark_on_absorbed(session, design, design.absorbed, rows_without_say, profile.rows_used)
     for factor in design.factors:
-        if factor.set_aside:
+        if factor.set_aside and not factor.absorbed:
             names = [factor.level_name(level) for level, _ in factor.set_aside]
             shown = ", ".join(names[:NAMED]) + (
                 f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
             )
             session.remark(f"set aside, because all their rows have one outcome: {shown}")
     return spec, profile, design
+
+
+def _remark_on_absorbed(
+    session: Session, design: Design, factor: Factor, rows_without_say: int, rows_used: int
+) -> None:
+    """What absorbing the effects of a factor has left out, and what it costs (Lancaster 2000, The incidental
+    parameter problem since 1948, Journal of Econometrics 95, 391-413)."""
+    if factor.set_aside:
+        session.remark(
+            f"remark: {len(factor.set_aside):,} levels of '{factor.name}' have one outcome only; their "
+            f"{rows_without_say:,} rows say nothing about the other terms and are left out"
+        )
+    if not design.absorb_l2:
+        session.remark(
+            f"remark: the effects of {len(factor.levels):,} levels of '{factor.name}' are estimated from "
+            f"{rows_used / len(factor.levels):.3g} rows each on average; with few rows a level, estimates of "
+            "the other terms are biased by a share of order 1 / (rows a level)"
+        )
 
 
 @dataclass(frozen=True)
@@ -129,10 +156,15 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     Raises `StreamlrError` with the arithmetic where one thread does not fit.
     """
     layout = design.layout
-    k, slots = layout.columns, layout.slots
+    k, slots, levels = layout.own_columns, layout.slots, 0
+    if layout.absorbed:
+        levels = layout.levels[-1]
+        slots -= int(layout.widths[-1])
     hessian = 8 * k * k
-    # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment.
-    algebra = 8 * slots * slots + 4 * hessian
+    border = 8 * k * levels
+    # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment. Of the
+    # border, which is never factored, that of the estimate at hand and that of the next.
+    algebra = 8 * slots * slots + 4 * hessian + 2 * border + VECTORS * 8 * levels + LEVEL_BYTES * levels
     tables = 8 * layout.cells
     tile = 8 * layout.padded * layout.tile_rows
     held = max(held_rows(part, design.columns, design.batch_rows) for part in source.parts)
@@ -142,7 +174,10 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     fixed = OWN_SIZE + algebra + WAITING * tables + shared
     each = tables + tile + decoding
     if fixed + each > limit:
-        terms = sorted(design.factors, key=lambda factor: -len(factor.levels))
+        terms = sorted(
+            (factor for factor in design.factors if not factor.absorbed),
+            key=lambda factor: -len(factor.levels),
+        )
         advice = (
             f" Widest term: {terms[0].name} ({len(terms[0].levels):,} levels). "
             f"Drop it with --exclude {terms[0].column}."
@@ -150,7 +185,9 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
             else ""
         )
         raise StreamlrError(
-            f"the design has {k:,} columns and needs {format_size(hessian)} for its Hessian. With the copies "
+            f"the design has {k:,} columns "
+            + (f"beside {levels:,} absorbed levels " if levels else "")
+            + f"and needs {format_size(hessian + border)} for its Hessian. With the copies "
             f"that sums and factorisation take ({format_size(algebra + (WAITING + 1) * tables)}), a thread "
             f"that decodes ({format_size(tile + decoding + shared)}) and the program itself "
             f"({format_size(OWN_SIZE)}) "

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, Recoder, has_nan, is_number, numbers, stored_numbers
 from streamlr.design.layout import Layout
+from streamlr.design.levels import IndexedRecoder, LevelIndex
 from streamlr.design.spec import MissingPolicy, WeightType
 from streamlr.errors import StreamlrError
 from streamlr.kernels.tile import Block
@@ -57,7 +58,7 @@ class Factor:
     """A categorical column: `levels` have a coefficient each, `reference` (where there is one) has none.
 
     `set_aside` maps levels seen with one outcome only to that outcome, 0 or 1; `unused` were in the data but
-    in no used row.
+    in no used row. `absorbed`: its effects are estimated and not reported; it is the last term.
     """
 
     column: str
@@ -67,6 +68,18 @@ class Factor:
     reference: Level | None
     set_aside: tuple[tuple[Level, int], ...] = ()
     unused: tuple[Level, ...] = ()
+    absorbed: bool = False
+
+    @cached_property
+    def index(self) -> LevelIndex:
+        """Codes of all levels, for a factor with very many."""
+        aside = [ALWAYS_POSITIVE if outcome else ALWAYS_NEGATIVE for _, outcome in self.set_aside]
+        codes = np.concatenate([np.arange(len(self.levels)), aside]).astype(np.int32)
+        return LevelIndex([*self.levels, *(level for level, _ in self.set_aside)], codes, UNKNOWN, MISSING)
+
+    def recoder(self) -> Recoder | IndexedRecoder:
+        """What turns a column into codes."""
+        return IndexedRecoder(self.index) if self.absorbed else Recoder(_code_of(self), MISSING)
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -111,7 +124,8 @@ class Tally:
 class Design:
     """Roles and terms of a model, frozen.
 
-    `positive` and `negative` are the outcome's levels, None with trials.
+    `positive` and `negative` are the outcome's levels, None with trials. `absorb_l2`: ridge on the effects of
+    an absorbed factor, as `design.absorbing` defines it.
     """
 
     target: str
@@ -124,6 +138,7 @@ class Design:
     offset: str | None
     trials: str | None
     missing: MissingPolicy
+    absorb_l2: float = 0.0
 
     @cached_property
     def layout(self) -> Layout:
@@ -139,15 +154,26 @@ class Design:
                 order.append(numeric + seen_factors)
                 seen_factors += 1
         levels = tuple(len(term.levels) for term in self.terms if isinstance(term, Factor))
-        return Layout(tuple(order), numeric, levels)
+        return Layout(tuple(order), numeric, levels, self.absorbed is not None)
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
-        """(k,) names of the coefficients."""
+        """(p,) names of the coefficients, those of absorbed levels left out."""
         names = ["Intercept"] if self.intercept else []
-        for term in self.terms:
+        for term in self.reported_terms:
             names.extend(term.column_names)
         return tuple(names)
+
+    @property
+    def absorbed(self) -> Factor | None:
+        """The factor whose effects are absorbed."""
+        last = self.terms[-1] if self.terms else None
+        return last if isinstance(last, Factor) and last.absorbed else None
+
+    @property
+    def reported_terms(self) -> tuple[Term, ...]:
+        """The terms that a table of coefficients lists."""
+        return self.terms if self.absorbed is None else self.terms[:-1]
 
     @cached_property
     def numbers(self) -> tuple[Number, ...]:
@@ -202,7 +228,7 @@ class Encoder:
 
     def __init__(self, design: Design) -> None:
         self._design = design
-        self._factors = [Recoder(_code_of(factor), MISSING) for factor in design.factors]
+        self._factors = [factor.recoder() for factor in design.factors]
         codes = {design.negative: 0, design.positive: 1}
         self._target = Recoder(lambda level: codes.get(level, UNKNOWN), MISSING)
 
@@ -370,7 +396,10 @@ def _changed(column: str) -> StreamlrError:
 
 
 def terms_with_limits(design: Design) -> Mapping[str, int]:
-    """Names of all levels set aside, each with the outcome it always had."""
+    """Names of all levels set aside, each with the outcome it always had; absorbed ones are not listed."""
     return {
-        factor.level_name(level): outcome for factor in design.factors for level, outcome in factor.set_aside
+        term.level_name(level): outcome
+        for term in design.reported_terms
+        if isinstance(term, Factor)
+        for level, outcome in term.set_aside
     }

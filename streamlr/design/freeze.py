@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, find_level, sorted_levels, stored_width
 from streamlr.design.design import Design, Factor, Number, Term
-from streamlr.design.profile import FIRST, MAXIMUM_LEVELS, MAXIMUM_OUTCOMES, SECOND, ProfileSums
+from streamlr.design.profile import MAXIMUM_OUTCOMES, ProfileSums
 from streamlr.design.spec import Feature, Spec
 from streamlr.errors import SeparationError, StreamlrError, did_you_mean
 
@@ -148,9 +148,14 @@ def _check_levels(spec: Spec, profile: ProfileSums) -> None:
     for feature in spec.features:
         reason = _why_left_out(feature, profile)
         if reason is not None and feature.categorical and "constant" not in reason:
+            if feature.absorbed:
+                raise StreamlrError(
+                    f"column '{feature.column}' cannot be absorbed: {reason}. Absorb a coarser column."
+                )
             raise StreamlrError(
                 f"column '{feature.column}' cannot be a factor: {reason}. "
                 f"Leave it out with --exclude {feature.column}."
+                + (f" Or absorb its effects with --absorb {feature.column}." if "more than" in reason else "")
             )
 
 
@@ -163,11 +168,11 @@ def _why_left_out(feature: Feature, profile: ProfileSums) -> str | None:
     if not feature.categorical:
         low, high = profile.ranges.get(feature.column, (0.0, 1.0))
         return f"constant ({low:g})" if low == high else None
-    counts = profile.factors[feature.column].counts
-    if counts is None:
-        return f"more than {MAXIMUM_LEVELS:,} levels"
+    counts = profile.factors[feature.column]
+    if counts.too_many:
+        return f"more than {counts.limit:,} levels"
     if len(counts) == 1:
-        return f"constant ({next(iter(counts))})"
+        return f"constant ({counts.levels[0]})"
     if len(counts) == profile.rows_used and len(counts) > 2:
         return f"one level per row ({len(counts):,} levels in {profile.rows_used:,} rows)"
     return None
@@ -182,10 +187,11 @@ def _single_outcome_levels(
     for feature in spec.features:
         if not feature.categorical:
             continue
-        for level, counts in (profile.factors[feature.column].counts or {}).items():
-            if (counts[FIRST] > 0) != (counts[SECOND] > 0):
-                outcome = int((counts[FIRST] > 0) == first_is_positive)
-                found.setdefault(feature.column, {})[level] = outcome
+        if feature.absorbed and spec.absorb_l2:
+            continue  # a ridge keeps every effect finite
+        single = profile.factors[feature.column].single_outcome(first_is_positive)
+        if single:
+            found[feature.column] = single
     return found
 
 
@@ -218,7 +224,8 @@ def freeze(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Lev
     """The design that a reviewed profile leads to."""
     positive, negative = (None, None) if spec.trials is not None else outcome_levels(spec, profile)
     terms: list[Term] = []
-    full_coding_left = not spec.intercept
+    # Absorbed effects that nothing holds back are a full coding already.
+    full_coding_left = not (spec.intercept or (spec.absorbed and not spec.absorb_l2))
     for feature in spec.features:
         if not feature.categorical:
             width = stored_width(spec.types[feature.column])
@@ -237,6 +244,7 @@ def freeze(spec: Spec, profile: ProfileSums, set_aside: Mapping[str, Mapping[Lev
         offset=spec.offset,
         trials=spec.trials,
         missing=spec.missing,
+        absorb_l2=spec.absorb_l2,
     )
 
 
@@ -244,7 +252,17 @@ def _factor(
     spec: Spec, feature: Feature, profile: ProfileSums, set_aside: Mapping[Level, int], full_coding: bool
 ) -> Factor:
     known = profile.factors[feature.column]
-    levels = sorted_levels(known.counts or {})
+    levels = sorted_levels(dict.fromkeys(known.levels))
+    if feature.absorbed:
+        return Factor(
+            column=feature.column,
+            name=feature.name,
+            named=feature.named,
+            levels=tuple(levels),
+            reference=None,
+            set_aside=tuple((level, set_aside[level]) for level in sorted_levels(set_aside)),
+            absorbed=True,
+        )
     reference: Level | None = levels[0]
     if feature.column in spec.reference:
         wanted = spec.reference[feature.column]

@@ -19,14 +19,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, coded, entries_of, has_nan, level_of, numbers, plain
+from streamlr.design.levels import (
+    FIRST,
+    MAXIMUM_ABSORBED,
+    OTHER,
+    ROWS,
+    SECOND,
+    LevelCounts,
+    is_among,
+)
 from streamlr.design.spec import Spec
-from streamlr.kernels.levels import count_levels
 
-# A factor beyond this is given up with advice; a dense Hessian of this many columns would need 80 GB.
-MAXIMUM_LEVELS = 100_000
 # More outcomes than this are not listed; two are wanted.
 MAXIMUM_OUTCOMES = 1_000
-ROWS, FIRST, SECOND, OTHER = range(4)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,12 @@ class ProfileTask:
         """No: every row is read."""
         return False
 
+    def counts_for(self, column: str) -> LevelCounts:
+        """Counts of a factor's levels, none of them yet."""
+        if column == self.spec.absorbed:
+            return LevelCounts(MAXIMUM_ABSORBED, list_passed_over=False)
+        return LevelCounts()
+
     def __call__(self, parts: Sequence[Any]) -> ProfileSums:
         """The sums of one leaf."""
         sums = ProfileSums()
@@ -57,64 +68,6 @@ class ProfileTask:
                 sums.add(batch, self)
         sums.flush()
         return sums
-
-
-@dataclass
-class LevelCounts:
-    """Rows used and weight by outcome of every level of a factor; `counts` is None above the cap."""
-
-    counts: dict[Level, NDArray[np.float64]] | None = field(default_factory=dict)
-    dictionary: pa.Array | None = None
-    table: NDArray[np.float64] | None = None  # (entries, 4) of the dictionary at hand
-    passed_over: set[Level] = field(default_factory=set)  # levels of rows that are not used
-
-    def add(
-        self, codes: pa.DictionaryArray, unused: NDArray[np.bool_] | None, amounts: NDArray[np.float64]
-    ) -> None:
-        """Add the `amounts` (3, n) of each row to the first columns of its level; zeros where `unused`."""
-        if self.counts is None:
-            return
-        if self.dictionary is None or not codes.dictionary.equals(self.dictionary):
-            self.flush()
-            self.dictionary = codes.dictionary
-            self.table = np.zeros((len(codes.dictionary), 4))
-        assert self.table is not None
-        entries = entries_of(codes)
-        if len(self.table):
-            count_levels(entries, amounts, self.table)
-        if unused is not None and len(self.passed_over) <= MAXIMUM_LEVELS:
-            others = np.unique(entries[unused & plain(codes.is_valid())])
-            values = self.dictionary.to_pylist()
-            levels = (level_of(values[entry]) for entry in others)
-            self.passed_over.update(level for level in levels if level is not None)
-
-    def flush(self) -> None:
-        """Move the counts of the dictionary at hand to the levels that its entries stand for."""
-        if self.table is None or self.dictionary is None or self.counts is None:
-            return
-        values = self.dictionary.to_pylist()
-        for entry in np.flatnonzero(self.table[:, ROWS]):
-            level = level_of(values[entry])
-            if level is not None:
-                known = self.counts.get(level)
-                self.counts[level] = self.table[entry] + (0.0 if known is None else known)
-        self.dictionary = self.table = None
-        if len(self.counts) > MAXIMUM_LEVELS:
-            self.counts = None
-
-    def merge(self, other: LevelCounts, columns: Sequence[int]) -> None:
-        """Add another part's counts, whose columns are ours in the order `columns`."""
-        self.passed_over |= other.passed_over
-        if self.counts is None or other.counts is None:
-            self.counts = None
-            return
-        for level, theirs in other.counts.items():
-            moved = np.zeros(4)
-            np.add.at(moved, list(columns), theirs)
-            known = self.counts.get(level)
-            self.counts[level] = moved if known is None else known + moved
-        if len(self.counts) > MAXIMUM_LEVELS:
-            self.counts = None
 
 
 @dataclass
@@ -155,7 +108,7 @@ class ProfileSums:
                 unused = gaps if unused is None else unused | gaps
         weight = self._checked_weight(values, spec)
         for name, levels in task.set_aside.items():
-            aside = _is_level(codes[name], levels)
+            aside = is_among(codes[name], levels)
             if unused is not None:
                 aside &= ~unused
             count = int(np.count_nonzero(aside))
@@ -179,7 +132,9 @@ class ProfileSums:
             everywhere[:, keep] = amounts
             amounts = everywhere
         for name in task.factors:
-            self.factors.setdefault(name, LevelCounts()).add(codes[name], unused, amounts)
+            if name not in self.factors:
+                self.factors[name] = task.counts_for(name)
+            self.factors[name].add(codes[name], unused, amounts)
 
     def _checked_weight(self, values: Mapping[str, NDArray[Any]], spec: Spec) -> NDArray[np.float64] | None:
         """The weights with faults counted, None where every row weighs one."""
@@ -290,7 +245,9 @@ class ProfileSums:
             found = [self._column(level) for level in list(other.outcomes)[:2]]
             columns = [ROWS, *found, *[OTHER] * (3 - len(found))]
         for name, counts in other.factors.items():
-            self.factors.setdefault(name, LevelCounts()).merge(counts, columns)
+            if name not in self.factors:
+                self.factors[name] = LevelCounts(counts.limit)
+            self.factors[name].merge(counts, columns)
         for name, (low, high) in other.ranges.items():
             known = self.ranges.get(name)
             self.ranges[name] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
@@ -315,8 +272,3 @@ def _missing_codes(codes: pa.DictionaryArray) -> NDArray[np.bool_] | None:
 def _may_hide(codes: pa.DictionaryArray) -> bool:
     """Whether the dictionary itself may hold a null or a NaN."""
     return codes.dictionary.null_count > 0 or pa.types.is_floating(codes.dictionary.type)
-
-
-def _is_level(codes: pa.DictionaryArray, levels: frozenset[Level]) -> NDArray[np.bool_]:
-    wanted = np.array([level_of(value) in levels for value in codes.dictionary.to_pylist()] or [False])
-    return wanted[entries_of(codes)]

@@ -25,12 +25,13 @@ MissingPolicy = Literal["drop", "error"]
 
 @dataclass(frozen=True)
 class Feature:
-    """A column used as a term. `named`: the user asked for it by name."""
+    """A column used as a term. `named`: the user asked for it by name. `absorbed`: see `design.absorbing`."""
 
     column: str
     name: str
     categorical: bool
     named: bool
+    absorbed: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Spec:
     reference: Mapping[str, Any]
     excluded: Mapping[str, str]
     target_inferred: bool
+    absorb_l2: float = 0.0
+
+    @property
+    def absorbed(self) -> str | None:
+        """The column whose effects are absorbed."""
+        return next((feature.column for feature in self.features if feature.absorbed), None)
 
     @property
     def columns(self) -> tuple[str, ...]:
