@@ -54,6 +54,7 @@ def conclude(
     single_level = [factor.name for factor in design.factors if not factor.levels and not factor.absorbed]
     coef = objective.expand(state.coef)
     params = basis.to_raw(coef)[active]
+    effects = np.where(basis.active[own:], coef[own:], np.nan) if design.absorbed else None
     aliased_names = [names[column] for column in aliased if names[column] not in constants]
     if constants:
         gone = [j for j, number in enumerate(design.numbers) if number.column in constants]
@@ -67,7 +68,7 @@ def conclude(
         design=design,
         basis=basis,
         conditioned_coef=coef[active],
-        absorbed_effects=np.where(basis.active[own:], coef[own:], np.nan) if design.absorbed else None,
+        absorbed_effects=effects,
         conditioned_covariance=covariance,
         params=params,
         bse=inference.standard_errors(raw_covariance),
@@ -86,7 +87,7 @@ def _constants(objective: Objective) -> dict[str, str]:
     """Unnamed numeric columns that turned out to have one value in all rows used."""
     assert objective.first is not None
     design = objective.design
-    if not design.intercept:
+    if not (design.intercept or (design.absorbed is not None and not design.absorb_l2)):
         return {}
     low, high, basis = objective.first.low, objective.first.high, objective.basis
     constants = {}

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, coded, entries_of, level_of, plain
-from streamlr.kernels.levels import count_levels, look_up, recode
+from streamlr.kernels.levels import add_rows, count_levels, look_up, recode
 
 # A factor beyond this is given up with advice; a dense Hessian of this many columns would need 80 GB.
 MAXIMUM_LEVELS = 100_000
@@ -86,21 +86,22 @@ class LevelCounts:
 
     def _join(self, entries: pa.Array, table: Table) -> None:
         """Add the counts of some entries, among which one may stand twice, a null or NaN too."""
-        if self.entries is not None:
-            entries = entries if entries.type == self.entries.type else entries.cast(self.entries.type)
-            entries = pa.concat_arrays([self.entries, entries])
-            table = np.concatenate([self.table, table])
         known = _is_known(entries)
         if not known.all():
             entries, table = _taken(entries, np.flatnonzero(known)), table[known]
+        before = len(self)
+        if self.entries is not None:
+            entries = entries if entries.type == self.entries.type else entries.cast(self.entries.type)
+            entries = pa.concat_arrays([self.entries, entries])
         codes = coded(entries)
-        places = entries_of(codes)
         self.entries = codes.dictionary
-        size = len(self.entries)
-        columns = [np.bincount(places, weights=table[:, j], minlength=size) for j in range(4)]
-        self.table = np.stack(columns, axis=1) if size else np.zeros((0, 4))
-        if size > self.limit:
+        if len(self.entries) > self.limit:
             self.too_many, self.entries, self.table = True, None, np.zeros((0, 4))
+            return
+        joined = np.zeros((len(self.entries), 4))
+        joined[:before] = self.table  # codes count entries as they come, and ours come first
+        add_rows(table, entries_of(codes)[before:], joined)
+        self.table = joined
 
     @property
     def counts(self) -> dict[Level, Table] | None:

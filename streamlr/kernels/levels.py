@@ -48,3 +48,11 @@ def look_up(values: NDArray[np.int64], low: int, table: Codes, unknown: int, out
         out[i] = code
         least = min(least, code)
     return least
+
+
+@kernel
+def add_rows(rows: NDArray[np.float64], places: Codes, table: NDArray[np.float64]) -> None:
+    """table[places[i]] += rows[i]: `rows` (n, m), `places` (n,), `table` (k, m)."""
+    for i in range(places.size):
+        for j in range(table.shape[1]):
+            table[places[i], j] += rows[i, j]
