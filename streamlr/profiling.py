@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from streamlr.design.columns import Level
 from streamlr.design.design import Design, Factor
 from streamlr.design.freeze import (
@@ -18,6 +20,7 @@ from streamlr.design.freeze import (
 from streamlr.design.profile import ProfileSums, ProfileTask
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError
+from streamlr.passes.leaves import CELLS_A_ROW, MOST_SHARED
 from streamlr.passes.memory import format_size, resident_bytes
 from streamlr.passes.session import Session
 from streamlr.sources.base import Source, held_rows
@@ -112,6 +115,8 @@ def profile_and_freeze(
         session.remark(f"left out: {column} ({reason})")
     design = freeze(spec, profile, set_aside)
     if design.absorbed is not None:
+        pa.default_memory_pool().release_unused()  # passes plan with what is resident
+        _ = design.absorbed.index  # built before threads ask for it, each of which would build its own
         _remark_on_absorbed(session, design, design.absorbed, rows_without_say, profile.rows_used)
     for factor in design.factors:
         if factor.set_aside and not factor.absorbed:
@@ -166,12 +171,17 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     # border, which is never factored, that of the estimate at hand and that of the next.
     algebra = 8 * slots * slots + 4 * hessian + 2 * border + VECTORS * 8 * levels + LEVEL_BYTES * levels
     tables = 8 * layout.cells
+    waiting = WAITING
+    if layout.absorbed:
+        tables += 8 * layout.slots  # the gradient counts as well
+        leaves = max(MOST_SHARED, (source.rows or 0) * CELLS_A_ROW // layout.cells)
+        waiting = max(WAITING, min(leaves, len(source.parts)).bit_length())
     tile = 8 * layout.padded * layout.tile_rows
     held = max(held_rows(part, design.columns, design.batch_rows) for part in source.parts)
     decoding = int(DECODED * held * design.row_bytes) + DECODERS
     giant = any(getattr(part, "giant", False) for part in source.parts)
     shared = GIANT_BUFFERS * len(design.columns) if giant else 0
-    fixed = OWN_SIZE + algebra + WAITING * tables + shared
+    fixed = OWN_SIZE + algebra + waiting * tables + shared
     each = tables + tile + decoding
     if fixed + each > limit:
         terms = sorted(
@@ -188,7 +198,7 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
             f"the design has {k:,} columns "
             + (f"beside {levels:,} absorbed levels " if levels else "")
             + f"and needs {format_size(hessian + border)} for its Hessian. With the copies "
-            f"that sums and factorisation take ({format_size(algebra + (WAITING + 1) * tables)}), a thread "
+            f"that sums and factorisation take ({format_size(algebra + (waiting + 1) * tables)}), a thread "
             f"that decodes ({format_size(tile + decoding + shared)}) and the program itself "
             f"({format_size(OWN_SIZE)}) "
             f"that makes {format_size(fixed + each)}, above --memory {format_size(limit)}.{advice}"

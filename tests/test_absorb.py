@@ -7,7 +7,6 @@ errors, so that what they differ by is rounding; 1e-8 is what is promised.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -363,6 +362,17 @@ def test_levels_set_aside_take_levels_of_others_with_them() -> None:
     check_equal(data)
 
 
+def test_a_level_of_dropped_rows_alone_is_no_level() -> None:
+    data = rows()
+    gone = data["id"] == np.unique(data["id"])[7]
+    table = pa.table({**data, "z": pa.array(data["z"], mask=gone)})
+    model = fit(table, absorb="id")
+    assert len(model.design.factors[-1].levels) == LEVELS - 1
+    rest = fit(table.filter(pa.array(~gone)), absorb="id")
+    np.testing.assert_allclose(model.params, rest.params, rtol=1e-9)
+    assert np.isnan(model.predict(pa.table(data))[gone]).all()
+
+
 def test_incidental_parameters_are_a_remark() -> None:
     _, told = remarks_of(rows(), absorb="id")
     assert [text for text in told if "40 levels of 'id'" in text and "75 rows each on average" in text]
@@ -588,6 +598,7 @@ class Piece:
 
 class Pieces:
     parts = (Piece(),)
+    rows = 200_000
 
 
 SOURCE: Any = Pieces()
@@ -618,23 +629,22 @@ import sys, time, json
 import streamlr
 started = time.perf_counter()
 model = streamlr.fit(sys.argv[1], target="y", absorb="id", memory="950MB")
-print(json.dumps([model.params.tolist(), model.converged, time.perf_counter() - started]))
+seconds = time.perf_counter() - started
+print(json.dumps([model.params.tolist(), model.converged, model.glance()["peak_rss_bytes"], seconds]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of one process alone")
 def test_two_hundred_thousand_levels_in_ten_million_rows_stay_under_a_gigabyte(tmp_path: Path) -> None:
     """The effects are normal with deviation 1 and there are 50 rows a level: a bias of 1/50 or so."""
     path = tmp_path / "large.parquet"
     write_large(path, 10_000_000, 200_000, lambda group: pa.array(group.astype(np.int64) * 3 + 1))
-    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, str(path)], capture_output=True, text=True, check=True
     )
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    params, converged, peak, seconds = json.loads(done.stdout)
     assert peak < 1_000_000_000
-    assert time.perf_counter() - started < 300
-    params, converged, _ = json.loads(done.stdout)
+    assert seconds < 120
     assert converged
     np.testing.assert_allclose(params, [0.5, -0.3, 0.2, 0.0, 0.1], atol=0.02)
