@@ -68,7 +68,7 @@ def conclude(
         design=design,
         basis=basis,
         conditioned_coef=coef[active],
-        absorbed_effects=effects,
+        conditioned_effects=effects,
         conditioned_covariance=covariance,
         params=params,
         bse=inference.standard_errors(raw_covariance),

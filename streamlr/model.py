@@ -53,7 +53,7 @@ class Model:
 
     Arrays are in the order of `terms`, the k terms with an estimate: `params`, `bse`, `zvalues`, `pvalues`,
     each (k,). Aliased terms and levels set aside stand only in `tidy()`, without numbers. Absorbed effects
-    are none of these terms: `absorbed_effects` holds them for predicting.
+    are none of these terms: they stand in `absorbed_effects`.
     """
 
     design: Design
@@ -71,7 +71,7 @@ class Model:
     trace: Sequence[Mapping[str, Any]]
     provenance: Mapping[str, Any]
     # (levels,) in the basis, NaN for a level without an estimate; None without an absorbed factor.
-    absorbed_effects: Floats | None = None
+    conditioned_effects: Floats | None = None
 
     @cached_property
     def terms(self) -> tuple[str, ...]:
@@ -89,6 +89,14 @@ class Model:
     def pvalues(self) -> Floats:
         """(k,) two-sided p-values of the Wald tests."""
         return inference.two_sided_p(self.zvalues)
+
+    @cached_property
+    def absorbed_effects(self) -> Floats | None:
+        """(levels,) effects of the absorbed factor in the order of `design.absorbed.levels`, NaN for a level
+        without an estimate; None without such a factor. What few rows say of a level is as uncertain."""
+        if self.conditioned_effects is None:
+            return None
+        return self.basis.to_raw(self.coef_of_basis)[self.design.layout.own_columns :]
 
     @property
     def llf(self) -> float:
@@ -251,8 +259,8 @@ class Model:
         own = self.design.layout.own_columns
         whole = np.zeros(self.design.layout.columns)
         whole[:own][self.basis.active[:own]] = self.conditioned_coef
-        if self.absorbed_effects is not None:
-            whole[own:] = self.absorbed_effects
+        if self.conditioned_effects is not None:
+            whole[own:] = self.conditioned_effects
         return whole
 
     def _about_absorbed(self, factor: Factor) -> dict[str, Any]:

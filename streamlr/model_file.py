@@ -84,9 +84,9 @@ def _to_json(model: Model) -> dict[str, Any]:
         "trace": [dict(row) for row in model.trace],
         "provenance": dict(model.provenance),
     }
-    if model.absorbed_effects is not None:
+    if model.conditioned_effects is not None:
         content["absorbed"] = {
-            "effects": _pack_numbers(model.absorbed_effects),
+            "effects": _pack_numbers(model.conditioned_effects),
             "gamma": [_pack_numbers(row[own:]) for row in basis.gamma],
         }
     return content
@@ -137,7 +137,7 @@ def _from_json(content: dict[str, Any]) -> Model:
         separation=content["separation"],
         trace=content["trace"],
         provenance=content["provenance"],
-        absorbed_effects=effects,
+        conditioned_effects=effects,
     )
 
 

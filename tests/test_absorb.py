@@ -22,6 +22,8 @@ import pytest
 import streamlr
 from streamlr import profiling
 from streamlr.design.design import Design, Factor, Number
+from streamlr.design.levels import LevelCounts
+from streamlr.design.profile import ProfileSums, ProfileTask
 from streamlr.errors import SeparationError, StreamlrError
 from streamlr.events import Remark
 from streamlr.profiling import plan_memory
@@ -72,6 +74,14 @@ def check_equal(data: Any, **options: Any) -> streamlr.Model:
     for key in ("nobs", "df_model", "df_resid", "aic", "bic", "deviance", "rows_used", "rows_dropped"):
         assert ours[key] == pytest.approx(theirs[key], rel=1e-11), key
     np.testing.assert_allclose(absorbed.predict(data), dummies.predict(data), rtol=PROMISE)
+    effects = dict(zip(absorbed.design.factors[-1].levels, absorbed.absorbed_effects, strict=True))
+    by_term = dict(zip(dummies.terms, zip(dummies.params, dummies.bse, strict=True), strict=True))
+    at_reference, error = by_term["Intercept"]
+    reference = next(f for f in dummies.design.factors if f.column == "id").reference
+    assert abs(effects.pop(reference) - at_reference) <= PROMISE * error
+    for level, effect in effects.items():
+        name = f"id[T.{level}]" if f"id[T.{level}]" in by_term else f"C(id)[T.{level}]"
+        assert abs(effect - at_reference - by_term[name][0]) <= PROMISE * (error + by_term[name][1])
     return absorbed
 
 
@@ -200,7 +210,7 @@ def test_bits_do_not_depend_on_threads_memory_or_spool(
     ]
     for options in settings:
         model = streamlr.fit(tmp_path / "data.parquet", target="y", absorb="id", **options)
-        for name in ("params", "bse", "absorbed_effects"):
+        for name in ("params", "bse", "conditioned_effects"):
             assert getattr(model, name).tobytes() == getattr(alone, name).tobytes()
         assert model.llf == alone.llf
 
@@ -313,6 +323,38 @@ def test_columns_nearly_constant_within_levels_are_estimated(size: float, tmp_pa
     assert streamlr.load(tmp_path / "m.json").predict(data).tobytes() == model.predict(data).tobytes()
 
 
+def test_rounding_of_one_level_is_not_that_of_all() -> None:
+    """A row has one of the thousand effects: what is zero to rounding is told by that one alone."""
+    rng = np.random.default_rng(17)
+    group = rng.integers(0, 1_000, 20_000)
+    wiggle = rng.uniform(-1.0, 1.0, 20_000)
+    fixed = rng.uniform(-1.0, 1.0, 1_000)[group]
+    y = (rng.random(20_000) < 1 / (1 + np.exp(-wiggle))).astype(int)
+    for size, terms in ((1e-12, ("fixed",)), (0.0, ())):
+        model = fit({"y": y, "fixed": fixed + size * wiggle, "id": group}, absorb="id", tol=1e-8)
+        assert model.terms == terms
+
+
+def test_the_start_is_the_log_odds_of_every_level() -> None:
+    data = rows()
+    model = fit(data, features=["id"], absorb="id")
+    first = model.trace[0]["log_likelihood"]
+    assert model.llf - first < 0.01 * (model.llf - model.llnull)
+    shifted = fit({**data, "o": np.full(N, 3.0)}, features=["id"], absorb="id", offset="o")
+    assert shifted.trace[0]["log_likelihood"] == pytest.approx(first, rel=1e-12)
+
+
+def test_a_part_without_rows_holds_no_more_and_no_less() -> None:
+    spec: Any = None
+    task = ProfileTask(spec, (), (), {})
+    counts = LevelCounts(50, list_passed_over=False)
+    counts.add(pa.array(range(40)).dictionary_encode(), None, np.ones((3, 40)))
+    counts.flush()
+    filled = ProfileSums(factors={"id": counts})
+    assert len(task([]).merge(filled).factors["id"]) == 40
+    assert task([]).merge(filled).factors["id"].limit == 50
+
+
 def test_unnamed_constants_are_left_out_with_the_reason() -> None:
     model, _ = remarks_of({**rows(), "one": np.full(N, 7.5)}, absorb="id")
     assert dict(model.excluded) == {"one": "constant (7.5)"}
@@ -387,7 +429,11 @@ def test_a_level_of_weight_zero_has_no_effect_and_no_score(tmp_path: Path) -> No
     np.testing.assert_allclose(model.params, rest.params, rtol=1e-9)
     np.testing.assert_array_equal(np.isnan(model.predict(data)), nothing)
     model.save(tmp_path / "m.json")
-    np.testing.assert_array_equal(np.isnan(streamlr.load(tmp_path / "m.json").predict(data)), nothing)
+    again = streamlr.load(tmp_path / "m.json")
+    np.testing.assert_array_equal(np.isnan(again.predict(data)), nothing)
+    np.testing.assert_array_equal(again.basis.active, model.basis.active)
+    assert model.absorbed_effects is not None
+    assert np.isnan(model.absorbed_effects).sum() == 1
 
 
 def test_separation_within_levels_names_the_column() -> None:
@@ -473,6 +519,18 @@ def test_ridge_estimates_columns_constant_within_levels() -> None:
     assert list(model.aliased) == ["both"]
     assert "fixed" in model.terms
     assert "region[T.b]" in model.terms
+    hardly = fit(data, absorb="id", absorb_l2=1e-9, tol=1e-8)
+    assert list(hardly.aliased) == ["both"]
+
+
+def test_a_ridge_keeps_effects_finite_where_every_level_has_one_outcome() -> None:
+    rng = np.random.default_rng(16)
+    group = rng.integers(0, 30, 600)
+    model = fit({"y": group % 2, "id": group}, absorb="id", absorb_l2=1e-9)
+    assert model.terms == ("Intercept",)
+    assert model.absorbed_effects is not None
+    assert np.all(np.sign(model.absorbed_effects) == np.where(np.arange(30) % 2, 1, -1))
+    assert -model.llf < np.log(2.0)
 
 
 def test_a_strong_ridge_is_the_model_without_the_factor() -> None:
@@ -498,6 +556,7 @@ def test_one_row_scores_as_among_all_after_save_and_load(text: bool, tmp_path: P
     whole = model.predict(table)
     assert again.predict(table).tobytes() == whole.tobytes()
     assert again.terms == model.terms
+    np.testing.assert_array_equal(again.basis.active, model.basis.active)
     np.testing.assert_array_equal(again.cov_params(), model.cov_params())
     assert again.result() == model.result()
     assert str(again.summary()) == str(model.summary())
@@ -585,6 +644,8 @@ def test_memory_is_planned_as_levels_times_columns(monkeypatch: pytest.MonkeyPat
 
     base = least(1_000, 10)
     assert least(11_000, 10) - base == pytest.approx(10 * (least(2_000, 10) - base), rel=0.01)
+    # Two borders, the tables of one thread and three that wait for others.
+    assert least(1_000_000, 11) - least(1_000_000, 10) >= 8_000_000 * (2 + 1 + 3)
     assert least(200_000, 5) < 600_000_000
 
 
