@@ -13,6 +13,7 @@ constant within levels is aliased, unless a ridge holds the effects back, which 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,9 @@ ROUNDING = 32 * np.finfo(np.float64).eps
 REFINEMENTS = 6
 STAYS = 0.25
 ROUNDS = 8
+# Numbers of combinations that are probed together: fifty columns that a million levels explain would take
+# 400 MB, for every thread several times.
+PROBED = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def settle_basis(
         nominations, kept = nominate(hessian, skip)
         if not nominations:
             break
-        residuals = _residuals(objective, coef, hessian, nominations, kept, magnitude)
+        residuals = _in_groups(objective, coef, hessian, nominations, kept, magnitude)
         basis = objective.basis
         own_information = diagonal(evaluation.hessian)
         extents = dict(objective.reduced_extent)
@@ -181,6 +185,21 @@ def nominate(hessian: Hessian, skip: list[int]) -> tuple[list[Nomination], NDArr
         lower[m, m] = np.sqrt(pivot)
         kept.append(column)
     return nominations, np.array(kept, dtype=np.int64)
+
+
+def _in_groups(
+    objective: Objective,
+    coef: Floats,
+    hessian: Hessian,
+    nominations: list[Nomination],
+    kept: NDArray[np.int64],
+    magnitude: Floats,
+) -> Iterator[tuple[Floats, float, float]]:
+    """What `_residuals` finds, for as many nominations at once as memory is planned for."""
+    at_once = max(PROBED // len(coef), 1)
+    for first in range(0, len(nominations), at_once):
+        group = nominations[first : first + at_once]
+        yield from _residuals(objective, coef, hessian, group, kept, magnitude)
 
 
 def _residuals(

@@ -284,7 +284,10 @@ def within_levels() -> dict[str, Any]:
     }
 
 
-def test_columns_constant_within_levels_are_aliased() -> None:
+@pytest.mark.parametrize("probed", [1 << 23, 1])
+def test_columns_constant_within_levels_are_aliased(probed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of them are probed together."""
+    monkeypatch.setattr("streamlr.aliasing.PROBED", probed)
     data = within_levels()
     model = fit(data, absorb="id")
     assert model.terms == ("x", "z", "c[T.b]", "c[T.c]")
