@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from threadpoolctl import threadpool_limits
 
 import streamlr
 from streamlr import profiling
@@ -467,10 +468,13 @@ def dense_ridge(data: dict[str, Any], ridge: float, intercept: bool = True) -> t
     w = data["w"].astype(float)
     pull = np.r_[np.zeros(len(own)), np.full(len(levels), ridge * w.sum())]
     coef = np.zeros(X.shape[1])
-    for _ in range(15):
-        p = 1 / (1 + np.exp(-X @ coef))
-        hessian = (X * (w * p * (1 - p))[:, None]).T @ X + np.diag(pull)
-        coef = coef - np.linalg.solve(hessian, X.T @ (w * (p - data["y"])) + pull * coef)
+    with threadpool_limits(
+        1
+    ):  # small products on many threads take a hundred times as long on a busy machine
+        for _ in range(15):
+            p = 1 / (1 + np.exp(-X @ coef))
+            hessian = (X * (w * p * (1 - p))[:, None]).T @ X + np.diag(pull)
+            coef = coef - np.linalg.solve(hessian, X.T @ (w * (p - data["y"])) + pull * coef)
     eta = X @ coef
     likelihood = float(np.sum(w * (data["y"] * eta - np.logaddexp(0.0, eta))))
     p = 1 / (1 + np.exp(-eta))
