@@ -128,8 +128,7 @@ def _column(source: Source, spec: Spec, name: str, profile: ProfileSums) -> dict
 
 
 def _levels(profile: ProfileSums, factor: str) -> int:
-    counts = profile.factors[factor].counts if factor in profile.factors else {}
-    return max(len(counts or {}), 1)
+    return max(len(profile.factors[factor]) if factor in profile.factors else 0, 1)
 
 
 def _positive(spec: Spec, profile: ProfileSums) -> str | None:

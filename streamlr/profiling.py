@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from streamlr.design.columns import is_number
-from streamlr.design.design import CellGrouping, Design, terms_with_limits
+from streamlr.design.design import CellGrouping, Design, Factor, terms_with_limits
 from streamlr.design.expressions import Call, Column, quoted
 from streamlr.design.features import Feature, Reader
 from streamlr.design.freeze import (
@@ -30,6 +30,7 @@ from streamlr.design.profile import Aside, ProfileSums, ProfileTask
 from streamlr.design.spec import Spec
 from streamlr.design.where import Where
 from streamlr.errors import StreamlrError
+from streamlr.passes.leaves import CELLS_A_ROW, MOST_SHARED
 from streamlr.passes.memory import format_size, resident_bytes
 from streamlr.passes.session import Session
 from streamlr.sources.base import Source, held_rows
@@ -46,6 +47,10 @@ DECODED = 1.25
 WAITING = 3
 # Share of the limit up to which blocks are kept; the rest is what allocators take beside it.
 CEILING = 0.97
+# Vectors of a number a level that Newton holds: coefficients, gradients, steps, metrics of two points.
+VECTORS = 24
+# What a level takes as text or number in the design and its index.
+LEVEL_BYTES = 250
 # Levels that a remark names before it counts the rest.
 NAMED = 8
 
@@ -139,6 +144,7 @@ def profile_and_freeze(
     wanted = set(features)
     findings = Findings()
     groupings: dict[str, CellGrouping] = {}
+    rows_without_say = 0
     while True:
         looked_at = tuple(feature for feature in spec.features if feature in wanted)
         profile = session.run(
@@ -160,6 +166,8 @@ def profile_and_freeze(
             wanted = set(spec.features)  # columns not read yet may drop the rows that are at fault
             continue
         if found:
+            if spec.absorbed in found.set_aside:
+                rows_without_say += profile.factors[spec.absorbed].rows_with_one_outcome
             spec = without_columns(spec, found.exclude)
             findings = findings.with_levels(found.set_aside)
             continue
@@ -181,6 +189,10 @@ def profile_and_freeze(
         raise separation_by_levels(spec, profile, findings)
     design = freeze(spec, profile, reader, variables, groupings, findings)
     _remark(session, spec, profile, design)
+    if design.absorbed is not None:
+        pa.default_memory_pool().release_unused()  # passes plan with what is resident
+        _ = design.absorbed.index  # built before threads ask for it, each of which would build its own
+        _remark_on_absorbed(session, design, design.absorbed, rows_without_say, profile.rows_used)
     return spec, profile, design
 
 
@@ -237,6 +249,24 @@ def _remark(session: Session, spec: Spec, profile: ProfileSums, design: Design) 
         session.remark(f"set aside, because all their rows have one outcome: {shown}")
 
 
+def _remark_on_absorbed(
+    session: Session, design: Design, factor: Factor, rows_without_say: int, rows_used: int
+) -> None:
+    """What absorbing the effects of a factor has left out, and what it costs (Lancaster 2000, The incidental
+    parameter problem since 1948, Journal of Econometrics 95, 391-413)."""
+    if factor.set_aside:
+        session.remark(
+            f"remark: {len(factor.set_aside):,} levels of '{factor.name}' have one outcome only; their "
+            f"{rows_without_say:,} rows say nothing about the other terms and are left out"
+        )
+    if not design.absorb_l2:
+        session.remark(
+            f"remark: the effects of {len(factor.levels):,} levels of '{factor.name}' are estimated from "
+            f"{rows_used / len(factor.levels):.3g} rows each on average; with few rows a level, estimates of "
+            "the other terms are biased by a share of order 1 / (rows a level)"
+        )
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a limit on the resident size is spent: worker threads, and bytes left for kept blocks."""
@@ -252,20 +282,33 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     Raises `StreamlrError` with the arithmetic where one thread does not fit.
     """
     layout = design.layout
-    k, slots = layout.columns, layout.slots
+    k, slots, levels = layout.own_columns, layout.slots, 0
+    if layout.absorbed:
+        levels = layout.levels[-1]
+        slots -= int(layout.widths[-1])
     hessian = 8 * k * k
-    # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment.
-    algebra = 8 * slots * slots + 4 * hessian
+    border = 8 * k * levels
+    # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment. Of the
+    # border, which is never factored, that of the estimate at hand and that of the next.
+    algebra = 8 * slots * slots + 4 * hessian + 2 * border + VECTORS * 8 * levels + LEVEL_BYTES * levels
     tables = 8 * layout.cells
     tile = 8 * (layout.padded + layout.scaled) * layout.tile_rows
+    waiting = WAITING
+    if layout.absorbed:
+        tables += 8 * layout.slots  # the gradient counts as well
+        leaves = max(MOST_SHARED, (source.rows or 0) * CELLS_A_ROW // layout.cells)
+        waiting = max(WAITING, min(leaves, len(source.parts)).bit_length())
     held = max(held_rows(part, design.columns, design.batch_rows) for part in source.parts)
     decoding = int(DECODED * held * design.row_bytes) + DECODERS
     giant = any(getattr(part, "giant", False) for part in source.parts)
     shared = GIANT_BUFFERS * len(design.columns) if giant else 0
-    fixed = OWN_SIZE + algebra + WAITING * tables + shared
+    fixed = OWN_SIZE + algebra + waiting * tables + shared
     each = tables + tile + decoding
     if fixed + each > limit:
-        terms = sorted(design.factors, key=lambda factor: -len(factor.column_names))
+        terms = sorted(
+            (factor for factor in design.factors if not factor.absorbed),
+            key=lambda factor: -len(factor.column_names),
+        )
         advice = (
             f" Widest term: {terms[0].name} ({len(terms[0].column_names):,} levels). "
             f"Drop it with --exclude {design.column_of(terms[0])}."
@@ -273,8 +316,10 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
             else ""
         )
         raise StreamlrError(
-            f"the design has {k:,} columns and needs {format_size(hessian)} for its Hessian. With the copies "
-            f"that sums and factorisation take ({format_size(algebra + (WAITING + 1) * tables)}), a thread "
+            f"the design has {k:,} columns "
+            + (f"beside {levels:,} absorbed levels " if levels else "")
+            + f"and needs {format_size(hessian + border)} for its Hessian. With the copies "
+            f"that sums and factorisation take ({format_size(algebra + (waiting + 1) * tables)}), a thread "
             f"that decodes ({format_size(tile + decoding + shared)}) and the program itself "
             f"({format_size(OWN_SIZE)}) "
             f"that makes {format_size(fixed + each)}, above --memory {format_size(limit)}.{advice}"

@@ -29,7 +29,7 @@ Gaps = dict[str, NDArray[np.bool_]]
 class Feature:
     """A variable: an expression and the kind that it is coded as. `named`: the user asked for it by name.
 
-    `whole`: its numbers are whole whatever the rows hold.
+    `whole`: its numbers are whole whatever the rows hold. `absorbed`: see `streamlr.design.absorbing`.
     """
 
     expression: Expression
@@ -37,6 +37,7 @@ class Feature:
     categorical: bool
     named: bool
     whole: bool = False
+    absorbed: bool = False
 
     @property
     def column(self) -> str:
