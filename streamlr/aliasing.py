@@ -5,17 +5,31 @@ columns leaves one of 1e-16 and is not. So pivots only nominate. A pass forms th
 each nominated column row by row: zero to rounding, the column is aliased; anything else becomes the basis
 column in its place, and the arithmetic is well conditioned again. Columns are taken in the order of the
 terms, so of several the earlier is kept, as in R.
+
+The effects of an absorbed factor come before all of them, because they are eliminated first: pivots are those
+of the Schur complement, and what is taken out of a column holds a number for every level. A column that is
+constant within levels is aliased, unless a ridge holds the effects back, which then cannot stand in for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from streamlr.linear_algebra import cholesky, inverse_of_lower
+from streamlr.linear_algebra import (
+    Bordered,
+    Hessian,
+    cholesky,
+    diagonal,
+    inverse_of_lower,
+    is_finite,
+    restricted,
+    solve,
+)
 from streamlr.newton import Evaluation
 from streamlr.objective import Objective
 
@@ -30,6 +44,9 @@ ROUNDING = 32 * np.finfo(np.float64).eps
 REFINEMENTS = 6
 STAYS = 0.25
 ROUNDS = 8
+# Numbers of combinations that are probed together: fifty columns that a million levels explain would take
+# 400 MB, for every thread several times.
+PROBED = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class Nomination:
     """A column with little information of its own, and the combination of earlier ones nearest to it."""
 
     column: int
-    gamma: Floats  # (active,), zero for columns that are not earlier or not kept
+    gamma: Floats  # (m,) of all m that could be nominated, zero for columns that are not earlier or not kept
     information: float  # what the Hessian leaves of it
 
 
@@ -49,20 +66,26 @@ def settle_basis(
     Returns the objective in the settled basis, `coef` there, the evaluation and the aliased model columns.
     """
     assert objective.first is not None
-    if objective.first.tally.rows_used == 0 or not np.isfinite(evaluation.hessian).all():
+    if objective.first.tally.rows_used == 0 or not is_finite(evaluation.hessian):
         # No row is left, or there are infinities in the data: the caller knows what to say.
         return objective, coef, evaluation, []
+    objective, coef, evaluation = _without_empty_levels(objective, coef, evaluation)
     magnitude = _magnitude(objective)
     aliased: list[int] = []
     cleared: set[int] = set()
     for _ in range(ROUNDS):
         active = np.flatnonzero(objective.basis.active)
         skip = [place for place, column in enumerate(active) if column in cleared]
-        nominations, kept = nominate(evaluation.hessian, skip)
+        # A ridge keeps effects from standing in for a column: only columns of one's own can.
+        hessian = evaluation.hessian
+        if isinstance(hessian, Bordered) and objective.design.absorb_l2:
+            hessian = hessian.dense
+        nominations, kept = nominate(hessian, skip)
         if not nominations:
             break
-        residuals = _residuals(objective, coef, evaluation, nominations, kept, magnitude)
+        residuals = _in_groups(objective, coef, hessian, nominations, kept, magnitude)
         basis = objective.basis
+        own_information = diagonal(evaluation.hessian)
         extents = dict(objective.reduced_extent)
         dropped: list[int] = []
         coef = coef.copy()
@@ -76,8 +99,7 @@ def settle_basis(
             elif objective.design.layout.slot_of_column[column] < objective.design.layout.dense:
                 gamma = objective.expand(-combination)
                 gamma[column] = 0.0
-                information = evaluation.hessian[nomination.column, nomination.column]
-                stretch = float(np.sqrt(information / square))
+                stretch = float(np.sqrt(own_information[nomination.column] / square))
                 basis = basis.reduce(column, gamma, stretch)
                 extents[column] = extent * stretch
             else:
@@ -95,25 +117,48 @@ def settle_basis(
             stay = np.flatnonzero(basis.active[active])
             coef = coef[stay]
             objective = moved
-            evaluation = Evaluation(
-                evaluation.loss,
-                evaluation.gradient[stay],
-                evaluation.hessian[np.ix_(stay, stay)],
-                objective.box(),
-                evaluation.least_curvature,
-            )
+            evaluation = _on_columns(evaluation, stay, objective)
     return objective, coef, evaluation, sorted(aliased)
 
 
-def nominate(hessian: Floats, skip: list[int]) -> tuple[list[Nomination], NDArray[np.int64]]:
+def _without_empty_levels(
+    objective: Objective, coef: Floats, evaluation: Evaluation
+) -> tuple[Objective, Floats, Evaluation]:
+    """Absorbed levels whose rows all weigh nothing have no estimate."""
+    hessian = evaluation.hessian
+    if not isinstance(hessian, Bordered) or (hessian.tail > 0.0).all():
+        return objective, coef, evaluation
+    empty = len(hessian.dense) + np.flatnonzero(~(hessian.tail > 0.0))
+    stay = np.setdiff1d(np.arange(len(coef)), empty)
+    basis = objective.basis.without(np.flatnonzero(objective.basis.active)[empty])
+    objective = objective.with_basis(basis, objective.reduced_extent)
+    return objective, coef[stay], _on_columns(evaluation, stay, objective)
+
+
+def _on_columns(evaluation: Evaluation, stay: NDArray[np.int64], objective: Objective) -> Evaluation:
+    """The evaluation without the columns that the objective has lost."""
+    return Evaluation(
+        evaluation.loss,
+        evaluation.gradient[stay],
+        restricted(evaluation.hessian, stay),
+        objective.box(),
+        evaluation.least_curvature,
+    )
+
+
+def nominate(hessian: Hessian, skip: list[int]) -> tuple[list[Nomination], NDArray[np.int64]]:
     """Columns whose pivot in a Cholesky factor taken in order is small, and the columns kept without them.
 
-    `skip`: columns that are kept whatever their pivot.
+    `skip`: columns that are kept whatever their pivot. Absorbed columns are taken first and never nominated.
     """
+    left = hessian
+    if isinstance(hessian, Bordered):
+        left, hessian = hessian.schur_complement(), hessian.dense
+    assert isinstance(hessian, np.ndarray)
     k = len(hessian)
     diagonal = np.diagonal(hessian)
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    scaled = hessian / np.multiply.outer(scale, scale)
+    scaled = left / np.multiply.outer(scale, scale)
     factor = cholesky(scaled)
     if factor is not None:
         # A pivot over the squared length of its combination: rounding multiplies along chains of pivots.
@@ -142,41 +187,72 @@ def nominate(hessian: Floats, skip: list[int]) -> tuple[list[Nomination], NDArra
     return nominations, np.array(kept, dtype=np.int64)
 
 
+def _in_groups(
+    objective: Objective,
+    coef: Floats,
+    hessian: Hessian,
+    nominations: list[Nomination],
+    kept: NDArray[np.int64],
+    magnitude: Floats,
+) -> Iterator[tuple[Floats, float, float]]:
+    """What `_residuals` finds, for as many nominations at once as memory is planned for."""
+    at_once = max(PROBED // len(coef), 1)
+    for first in range(0, len(nominations), at_once):
+        group = nominations[first : first + at_once]
+        yield from _residuals(objective, coef, hessian, group, kept, magnitude)
+
+
 def _residuals(
     objective: Objective,
     coef: Floats,
-    evaluation: Evaluation,
+    hessian: Hessian,
     nominations: list[Nomination],
     kept: NDArray[np.int64],
     magnitude: Floats,
 ) -> list[tuple[Floats, float, float]]:
-    """For every nomination the residual's combination (active,), weighted square (0: aliased), extent."""
-    k = len(evaluation.gradient)
-    combinations = np.array([np.eye(k)[n.column] - n.gamma for n in nominations])
+    """For every nomination the residual's combination (active,), weighted square (0: aliased), extent.
+
+    `hessian`: of all active columns, or of the own ones where no effect may stand in for a column.
+    """
+    own, absorbing = len(hessian), np.empty(0, dtype=np.int64)
+    if isinstance(hessian, Bordered):
+        own = len(hessian.dense)
+        absorbing = np.arange(own, len(hessian))
+    combinations = np.zeros((len(nominations), len(coef)))
+    for combination, nomination in zip(combinations, nominations, strict=True):
+        combination[nomination.column] = 1.0
+        combination[:own] -= nomination.gamma
+        if isinstance(hessian, Bordered):
+            combination[:] = hessian.completed(combination[:own])
     squares_before = np.array([max(n.information, 0.0) for n in nominations])
     settled: dict[int, tuple[Floats, float, float]] = {}
-    hessian = evaluation.hessian[np.ix_(kept, kept)]
     for _ in range(REFINEMENTS):
         open_ = [i for i in range(len(nominations)) if i not in settled]
         whole = np.array([objective.expand(combinations[i]) for i in open_])
         extent, squares, products = objective.probe(coef, whole)
         products = products[:, objective.basis.active]
         for place, i in enumerate(open_):
-            terms = np.abs(objective.basis.to_conditioned(whole[place]))
-            if extent[place] <= ROUNDING * float(terms @ magnitude):
+            terms = np.abs(objective.basis.to_conditioned(whole[place])) * magnitude
+            if extent[place] <= ROUNDING * _largest_sum(objective, terms):
                 settled[i] = combinations[i], 0.0, 0.0
             elif squares[place] >= STAYS * squares_before[i] > 0.0:
                 settled[i] = combinations[i], float(squares[place]), float(extent[place])
             else:
-                earlier = kept < nominations[i].column
-                places = kept[earlier]
-                inner = hessian[np.ix_(earlier, earlier)]
-                combinations[i, places] -= np.linalg.solve(inner, products[place, places])
+                earlier = kept[kept < nominations[i].column]
+                places = np.concatenate([earlier, absorbing])
+                inner = restricted(hessian, places)
+                combinations[i, places] -= solve(inner, products[place, places])
                 squares_before[i] = squares[place]
         if len(settled) == len(nominations):
             break
     # Neither zero nor steady after all refinements: rounding is all that is left of such a column.
     return [settled.get(i, (combinations[i], 0.0, 0.0)) for i in range(len(nominations))]
+
+
+def _largest_sum(objective: Objective, terms: Floats) -> float:
+    """Bound on a row's sum of absolute terms (k,), of which at most one is an absorbed level's."""
+    own = objective.design.layout.own_columns
+    return float(terms[:own].sum() + terms[own:].max(initial=0.0))
 
 
 def _magnitude(objective: Objective) -> Floats:

@@ -18,6 +18,7 @@ from streamlr.design.freeze import empty_cells
 from streamlr.design.functions import column_kind
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError
+from streamlr.linear_algebra import factorise
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
 from streamlr.objective import Objective
@@ -46,7 +47,8 @@ def conclude(
     assert objective.first is not None
     design, basis, first = objective.design, objective.basis, objective.first
     names = design.column_names
-    active = np.flatnonzero(basis.active)
+    own = design.layout.own_columns
+    active = np.flatnonzero(basis.active[:own])
     covariance = inverse(state.evaluation.hessian)
     whole = np.zeros((len(names), len(names)))
     whole[np.ix_(active, active)] = covariance
@@ -54,9 +56,11 @@ def conclude(
     constants = _constants(objective)
     for column, reason in constants.items():
         session.remark(f"left out: {column} ({reason})")
-    single_level = [factor.name for factor in design.factors if not factor.column_names]
+    single_level = [f.name for f in design.factors if not f.column_names and not f.absorbed]
     unseen = empty_cells(design, MOST_NAMED)
-    params = basis.to_raw(objective.expand(state.coef))[active]
+    coef = objective.expand(state.coef)
+    params = basis.to_raw(coef)[active]
+    effects = np.where(basis.active[own:], coef[own:], np.nan) if design.absorbed else None
     aliased_names = [names[column] for column in aliased if names[column] not in constants]
     if constants:
         gone = [j for j, number in enumerate(design.numbers) if number.column in constants]
@@ -70,7 +74,8 @@ def conclude(
     return Model(
         design=design,
         basis=basis,
-        conditioned_coef=state.coef,
+        conditioned_coef=coef[active],
+        conditioned_effects=effects,
         conditioned_covariance=covariance,
         params=params,
         bse=inference.standard_errors(raw_covariance),
@@ -89,7 +94,7 @@ def _constants(objective: Objective) -> dict[str, str]:
     """Unnamed numeric columns that turned out to have one value in all rows used."""
     assert objective.first is not None
     design = objective.design
-    if not design.intercept:
+    if not (design.intercept or (design.absorbed is not None and not design.absorb_l2)):
         return {}
     low, high, basis = objective.first.low, objective.first.high, objective.basis
     constants = {}
@@ -106,7 +111,7 @@ def _statistics(session: Session, objective: Objective, first: Sums, state: Stat
     nobs = float(
         tally.weight if design.weights and design.weight_type == "frequency" else tally.rows_weighted
     )
-    loss = state.evaluation.loss
+    loss = state.evaluation.loss - objective.penalty(state.coef)
     if design.offset is None:
         null_loss = first.null_loss
     else:
@@ -114,7 +119,7 @@ def _statistics(session: Session, objective: Objective, first: Sums, state: Stat
     null_settled = design.offset is None or objective.null_decrement <= max(tol, 1e-6)
     return Statistics(
         nobs=nobs,
-        log_likelihood=first.log_binomial - loss,
+        log_likelihood=objective.log_likelihood(state),
         null_log_likelihood=first.log_binomial - null_loss,
         deviance=2.0 * (loss - first.saturated),
         null_deviance=2.0 * (null_loss - first.saturated),
@@ -127,7 +132,22 @@ def _statistics(session: Session, objective: Objective, first: Sums, state: Stat
         rows_set_aside=tally.rows_set_aside,
         seconds=time.perf_counter() - session.started,
         peak_rss_bytes=peak_resident_bytes(),
+        absorbed_parameters=_absorbed_parameters(objective, state),
     )
+
+
+def _absorbed_parameters(objective: Objective, state: State) -> float:
+    """Parameters that absorbed effects amount to: their number, or with a ridge the effective one.
+
+    That is the trace of the inverse Hessian times the information, less the other columns (Hastie, Tibshirani
+    and Friedman 2009, The Elements of Statistical Learning, section 7.6).
+    """
+    own, ridge = objective.own_active, objective.ridge(objective.first) if objective.first else 0.0
+    effects = len(state.coef) - own
+    factor = factorise(state.evaluation.hessian) if ridge and effects else None
+    if factor is None:
+        return float(effects)
+    return effects - ridge * float(factor.inverse_diagonal()[own:].sum())
 
 
 def _distance(state: State) -> float | None:

@@ -26,9 +26,8 @@ from streamlr.design.freeze import (
 from streamlr.design.profile import ProfileSums, ProfileTask
 from streamlr.design.spec import Spec, resolve_spec
 from streamlr.design.where import Where
-from streamlr.errors import StreamlrError
 from streamlr.passes.memory import available_cores, available_memory, resident_bytes
-from streamlr.profiling import leave_out_by_metadata, reader_of, skipping
+from streamlr.profiling import leave_out_by_metadata, no_rows, reader_of, skipping
 from streamlr.sources.base import Source
 from streamlr.start import WORTH_A_SAMPLE
 
@@ -36,44 +35,34 @@ from streamlr.start import WORTH_A_SAMPLE
 PASSES = 6
 PASSES_FROM_SAMPLE = 3
 LOOK_ROWS = 65_536
-
-
-# Parts that are looked into for a row that the filter keeps.
-MOST_LOOKS = 8
+# So many times LOOK_ROWS are looked through for a row that the filter keeps.
+MOST_LOOKS = 16
 # Rows that tell a column with a level per row from one that repeats itself.
 TELLING_ROWS = 1_000
 
 
 class _Look:
-    """The first batch of the first part that has a row which the filter keeps, as a part of its own."""
+    """The first rows of the data, as a part of its own: more of them while the filter keeps none."""
 
     def __init__(self, parts: Sequence[Any], where: Where | None) -> None:
-        self._parts = list(parts[:MOST_LOOKS])
+        self._parts = parts
         self._where = where
         self.rows = 0
         self.seconds = 0.0  # that decoding took
 
     def read(self, columns: Any, coded: Any, batch_rows: int) -> Any:
-        first = None
-        for part in list(self._parts):
-            batch = self._head(part, columns, coded, batch_rows)
+        self.rows, self.seconds = 0, 0.0
+        kept = False
+        batches = (b for part in self._parts for b in part.read(columns, coded, min(batch_rows, LOOK_ROWS)))
+        while self.rows < (LOOK_ROWS if kept else MOST_LOOKS * LOOK_ROWS):
+            begun = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - begun
             if batch is None:
-                continue
-            first = batch if first is None else first
-            if self._where is None or self._where.mask(batch).any():
-                self._parts = [part]
-                yield batch
                 return
-        if first is not None:
-            yield first
-
-    def _head(self, part: Any, columns: Any, coded: Any, batch_rows: int) -> Any:
-        begun = time.perf_counter()
-        for batch in part.read(columns, coded, min(batch_rows, LOOK_ROWS)):
-            self.rows = batch.num_rows
-            self.seconds = time.perf_counter() - begun
-            return batch
-        return None
+            self.rows += batch.num_rows
+            kept = kept or self._where is None or bool(self._where.mask(batch).any())
+            yield batch
 
 
 def explain(source: Source, *, threads: int | None, memory: int | None, **options: Any) -> dict[str, Any]:
@@ -83,12 +72,12 @@ def explain(source: Source, *, threads: int | None, memory: int | None, **option
         source = skipping(source, spec.where)
     spec = leave_out_by_metadata(source, spec)
     if not source.parts:
-        raise StreamlrError("the data have no rows (0 rows).")
+        raise no_rows(source, spec)
     look = _Look(source.parts, spec.where)
     reader = reader_of(spec, source, lambda task: task([look]))
     while True:
         profile = ProfileTask(spec, reader, spec.features, {})([look])
-        reasons = _left_out(spec, profile, whole=len(source.parts) == 1 and look.rows == source.rows)
+        reasons = _left_out(spec, profile, whole=look.rows == source.rows)
         if not reasons:
             break
         spec = without_columns(spec, reasons)
@@ -174,8 +163,7 @@ def _column(source: Source, spec: Spec, name: str, profile: ProfileSums) -> dict
 
 
 def _levels(profile: ProfileSums, factor: str) -> int:
-    counts = profile.factors[factor].counts if factor in profile.factors else {}
-    return max(len(counts or {}), 1)
+    return max(len(profile.factors[factor]) if factor in profile.factors else 0, 1)
 
 
 def _positive(spec: Spec, profile: ProfileSums) -> str | None:

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from streamlr.aliasing import settle_basis
 from streamlr.conclusion import conclude
+from streamlr.design.absorbing import absorbing
 from streamlr.design.freeze import SeparationPolicy
 from streamlr.design.layout import Layout
 from streamlr.design.learning import LearningTask
@@ -100,6 +101,8 @@ def fit(
     weight_type: WeightType = "frequency",
     offset: str | None = None,
     trials: str | None = None,
+    absorb: str | None = None,
+    absorb_l2: float = 0.0,
     separation: SeparationPolicy = "levels",
     conf_level: float = 0.95,
     tol: float = 1e-8,
@@ -136,6 +139,12 @@ def fit(
         weight_type: "frequency" (whole numbers; a row of weight 3 is three rows) or "analytic".
         offset: column added to the linear predictor.
         trials: column with the number of trials of each row.
+        absorb: column whose levels, up to some millions, have an effect each that is estimated with the rest
+            and not reported. The model then has no intercept, which the effects take up. Everything else is
+            as if every level had a column of its own.
+        absorb_l2: ridge on the absorbed effects, in the mean loss of a trial: the loss is (1/W) sum of losses
+            + absorb_l2 / 2 times the sum of squared effects, W the weight of all trials. Levels with one
+            outcome only then stay, and so does the intercept.
         separation: "levels" sets aside levels of factors that go with one outcome only; "error" raises.
         conf_level: level of the intervals in tables.
         tol: distance to the maximum to be proved, in standard errors.
@@ -177,6 +186,7 @@ def fit(
         offset=offset,
         trials=trials,
     )
+    spec = absorbing(spec, absorb, absorb_l2)
     if spec.where is not None:
         source = skipping(source, spec.where)
     # BLAS on one thread: its sums must not depend on the machine's load.
@@ -329,7 +339,7 @@ def _spare(objective: Objective) -> float:
 def _note(session: Session, objective: Objective, state: State) -> None:
     """Write an iteration into the trace and tell about it."""
     assert objective.first is not None
-    log_likelihood = objective.first.log_binomial - state.evaluation.loss
+    log_likelihood = objective.log_likelihood(state)
     seconds = session.pass_seconds
     speed = objective.first.tally.rows_read / max(seconds, 1e-9)
     session.trace.append(
@@ -361,15 +371,20 @@ def _stop_if_separated(objective: Objective, state: State, last: State | None) -
     """Raise `SeparationError` where the state proves complete separation or diverges."""
     assert objective.first is not None
     tally = objective.first.tally
-    complete = is_complete(state.evaluation.loss, tally.least_weight, objective.design.offset is not None)
+    # A ridge may hold back the very effects that separate the rows.
+    proves_nothing = objective.design.offset is not None or objective.design.absorb_l2 > 0.0
+    complete = is_complete(state.evaluation.loss, tally.least_weight, proves_nothing)
     if not complete and state.status != "diverging":
         return
     # A singular Hessian leaves no direction; the one before it still points the way.
     moving = state if np.any(state.direction) or last is None else last
     direction = state.coef if complete else moving.direction
     whole = objective.expand(direction)
+    own = objective.design.layout.own_columns  # a direction that moves absorbed effects moves one of these
     terms = separated_terms(
-        objective.basis.to_conditioned(whole), objective.basis.to_raw(whole), objective.design.column_names
+        objective.basis.to_conditioned(whole)[:own],
+        objective.basis.to_raw(whole)[:own],
+        objective.design.column_names,
     )
     if complete:
         raise separation_error("complete", terms, tally.rows_used, 0)

@@ -36,12 +36,12 @@ def odds_ratios(coef: Floats) -> list[float | None]:
     return [math.exp(value) if value < 709.78 else None for value in coef]
 
 
-def aic(log_likelihood: float, parameters: int) -> float:
+def aic(log_likelihood: float, parameters: float) -> float:
     """Akaike's criterion, 2 k - 2 log L."""
     return 2.0 * parameters - 2.0 * log_likelihood
 
 
-def bic(log_likelihood: float, parameters: int, observations: float) -> float:
+def bic(log_likelihood: float, parameters: float, observations: float) -> float:
     """Schwarz's criterion, k log n - 2 log L."""
     return parameters * math.log(observations) - 2.0 * log_likelihood
 

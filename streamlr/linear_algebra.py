@@ -1,4 +1,8 @@
-"""Factors of positive definite matrices, by LAPACK.
+"""Factors of positive definite matrices: dense ones by LAPACK, bordered ones by block elimination.
+
+A Hessian is an array (k, k) or a `Bordered`, whose last block is diagonal: that of a factor whose effects are
+absorbed. `diagonal`, `plus_diagonal`, `restricted`, `is_finite`, `solve` and `factorise` take either, so that
+whoever uses them need not know which it is.
 
 `scipy.linalg` is imported here and not where it is used, so that its BLAS is loaded, and can be held to one
 thread, before a fit begins. It costs nothing: numba imports it too.
@@ -6,6 +10,7 @@ thread, before a fit begins. It costs nothing: numba imports it too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +18,46 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 Floats = NDArray[np.float64]
+
+# Numbers of a border that are worked on at once, so that what is computed of it needs no second border.
+AT_ONCE = 1 << 19
+
+
+@dataclass(frozen=True)
+class Bordered:
+    """The symmetric matrix [[dense, border], [border', diag(tail)]] of order p + m, which is never formed."""
+
+    dense: Floats  # (p, p)
+    border: Floats  # (p, m)
+    tail: Floats  # (m,)
+
+    def __len__(self) -> int:
+        return len(self.dense) + len(self.tail)
+
+    @property
+    def chunks(self) -> Iterator[slice]:
+        """Runs of columns of the border; where they end depends on its shape alone."""
+        step = max(AT_ONCE // max(len(self.dense), 1), 1)
+        return (slice(first, first + step) for first in range(0, len(self.tail), step))
+
+    def schur_complement(self) -> Floats:
+        """(p, p) dense - border diag(1 / tail) border', symmetric to the last bit."""
+        left = self.dense.copy()
+        if len(left):
+            for chunk in self.chunks:
+                half = self.border[:, chunk] / np.sqrt(self.tail[chunk])
+                left -= half @ half.T
+        return left
+
+    def completed(self, vector: Floats) -> Floats:
+        """(p + m,) `vector` (p,) and in front of the border what brings the last m products to zero.
+
+        Of a combination of columns it is the combination with its regression on the last m taken out.
+        """
+        return np.concatenate([vector, -(vector @ self.border) / self.tail])
+
+
+Hessian = Floats | Bordered
 
 
 @dataclass(frozen=True)
@@ -45,10 +90,114 @@ class Factor:
         return lower + np.tril(lower, -1).T
 
 
-def factorise(matrix: Floats) -> Factor | None:
+@dataclass(frozen=True)
+class BorderedFactor:
+    """A bordered matrix with the factor of its Schur complement.
+
+    Its inverse is that of the Schur complement in the first block, and everything else follows from it by
+    products with the border (Boyd and Vandenberghe 2004, Convex Optimization, appendix C.4). A factor of it
+    has the diagonal first and the dense block last: L = [[sqrt(tail), 0], [border / sqrt(tail), L of S]].
+    """
+
+    matrix: Bordered
+    schur: Factor
+
+    def half_solve(self, vector: Floats) -> Floats:
+        """(p + m,) L^-1 vector, whose length is that of the vector in the metric of the inverse."""
+        first, last = self._split(vector)
+        rest = first - self.matrix.border @ (last / self.matrix.tail)
+        return np.concatenate([self.schur.half_solve(rest), last / np.sqrt(self.matrix.tail)])
+
+    def solve(self, vector: Floats) -> Floats:
+        """(p + m,) the inverse times a vector"""
+        matrix = self.matrix
+        first, last = self._split(vector)
+        head = self.schur.solve(first - matrix.border @ (last / matrix.tail))
+        return np.concatenate([head, (last - head @ matrix.border) / matrix.tail])
+
+    def inverse_diagonal(self) -> Floats:
+        """(p + m,) diagonal of the inverse: of S^-1, and of D^-1 + D^-1 B' S^-1 B D^-1."""
+        matrix = self.matrix
+        last = 1.0 / matrix.tail
+        if len(matrix.dense):
+            for chunk in matrix.chunks:
+                columns = matrix.border[:, chunk] / self.schur.scale[:, np.newaxis]
+                half = self.schur.inverse_lower @ columns
+                last[chunk] += np.einsum("ij,ij->j", half, half) / matrix.tail[chunk] ** 2
+        return np.concatenate([self.schur.inverse_diagonal(), last])
+
+    def inverse(self) -> Floats:
+        """(p, p) the first block of the inverse, symmetric to the last bit"""
+        return self.schur.inverse()
+
+    def _split(self, vector: Floats) -> tuple[Floats, Floats]:
+        p = len(self.matrix.dense)
+        return vector[:p], vector[p:]
+
+
+def diagonal(hessian: Hessian) -> Floats:
+    """(k,) the diagonal."""
+    if isinstance(hessian, Bordered):
+        return np.concatenate([np.diagonal(hessian.dense), hessian.tail])
+    return np.diagonal(hessian)
+
+
+def plus_diagonal(hessian: Hessian, values: Floats) -> Hessian:
+    """The matrix with `values` (k,) added to its diagonal."""
+    if isinstance(hessian, Bordered):
+        p = len(hessian.dense)
+        return Bordered(hessian.dense + np.diag(values[:p]), hessian.border, hessian.tail + values[p:])
+    return hessian + np.diag(values)
+
+
+def restricted(hessian: Hessian, places: NDArray[np.int64]) -> Hessian:
+    """Rows and columns `places`, ascending; the matrix itself where that is all of them."""
+    if len(places) == len(hessian):
+        return hessian
+    if not isinstance(hessian, Bordered):
+        return hessian[np.ix_(places, places)]
+    p = len(hessian.dense)
+    split = int(np.searchsorted(places, p))
+    first, last = places[:split], places[split:] - p
+    border = hessian.border if split == p else hessian.border[first]
+    if len(last) == len(hessian.tail):
+        return Bordered(hessian.dense[np.ix_(first, first)], border, hessian.tail)
+    return Bordered(hessian.dense[np.ix_(first, first)], border[:, last], hessian.tail[last])
+
+
+def is_finite(hessian: Hessian) -> bool:
+    """Whether every number of it is finite."""
+    if isinstance(hessian, Bordered):
+        return all(np.isfinite(block).all() for block in (hessian.dense, hessian.tail)) and bool(
+            np.isfinite(hessian.border.sum())
+        )
+    return bool(np.isfinite(hessian).all())
+
+
+def solve(hessian: Hessian, vector: Floats) -> Floats:
+    """(k,) the inverse times a vector, for a matrix that need not be positive definite to rounding."""
+    if not isinstance(hessian, Bordered):
+        return np.asarray(np.linalg.solve(hessian, vector), dtype=np.float64)
+    p = len(hessian.dense)
+    first, last = vector[:p], vector[p:]
+    head = np.linalg.solve(hessian.schur_complement(), first - hessian.border @ (last / hessian.tail))
+    return np.concatenate([head, (last - head @ hessian.border) / hessian.tail])
+
+
+def factorise(matrix: Hessian) -> Factor | BorderedFactor | None:
     """The factor of a symmetric matrix (k, k), None where it is not finite and positive definite."""
-    diagonal = np.diagonal(matrix)
-    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    if isinstance(matrix, Bordered):
+        # The smallest normal number: below, a reciprocal may be infinite.
+        if not (is_finite(matrix) and (matrix.tail >= np.finfo(np.float64).tiny).all()):
+            return None
+        schur = _factorise(matrix.schur_complement())
+        return None if schur is None else BorderedFactor(matrix, schur)
+    return _factorise(matrix)
+
+
+def _factorise(matrix: Floats) -> Factor | None:
+    own = np.diagonal(matrix)
+    scale = np.sqrt(np.where(own > 0, own, 1.0))
     scaled = matrix / scale
     scaled /= scale[:, np.newaxis]
     lower = _cholesky_in_place(scaled)

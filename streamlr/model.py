@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamlr import inference
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Unseen, terms_with_limits
+from streamlr.design.design import Design, Factor, Unseen, terms_with_limits
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +42,9 @@ class Statistics:
     rows_set_aside: int
     seconds: float
     peak_rss_bytes: int
+    absorbed_parameters: float = (
+        0.0  # effects estimated and not reported, or what they amount to with a ridge
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,8 @@ class Model:
     """A fitted logistic regression.
 
     Arrays are in the order of `terms`, the k terms with an estimate: `params`, `bse`, `zvalues`, `pvalues`,
-    each (k,). Aliased terms and levels set aside stand only in `tidy()`, without numbers.
+    each (k,). Aliased terms and levels set aside stand only in `tidy()`, without numbers. Absorbed effects
+    are none of these terms: they stand in `absorbed_effects`.
     """
 
     design: Design
@@ -66,12 +70,15 @@ class Model:
     separation: Mapping[str, Any] | None
     trace: Sequence[Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    # (levels,) in the basis, NaN for a level without an estimate; None without an absorbed factor.
+    conditioned_effects: Floats | None = None
 
     @cached_property
     def terms(self) -> tuple[str, ...]:
         """(k,) names of the terms with an estimate."""
         names = self.design.column_names
-        return tuple(names[column] for column in np.flatnonzero(self.basis.active))
+        own = self.basis.active[: self.design.layout.own_columns]
+        return tuple(names[column] for column in np.flatnonzero(own))
 
     @property
     def zvalues(self) -> Floats:
@@ -82,6 +89,14 @@ class Model:
     def pvalues(self) -> Floats:
         """(k,) two-sided p-values of the Wald tests."""
         return inference.two_sided_p(self.zvalues)
+
+    @cached_property
+    def absorbed_effects(self) -> Floats | None:
+        """(levels,) effects of the absorbed factor in the order of `design.absorbed.levels`, NaN for a level
+        without an estimate; None without such a factor. What few rows say of a level is as uncertain."""
+        if self.conditioned_effects is None:
+            return None
+        return self.basis.to_raw(self.coef_of_basis)[self.design.layout.own_columns :]
 
     @property
     def llf(self) -> float:
@@ -96,12 +111,17 @@ class Model:
     @property
     def aic(self) -> float:
         """Akaike's criterion."""
-        return inference.aic(self.llf, len(self.params))
+        return inference.aic(self.llf, self.parameters)
+
+    @property
+    def parameters(self) -> float:
+        """Number of parameters, absorbed effects included."""
+        return _whole(len(self.params) + self.statistics.absorbed_parameters)
 
     @property
     def bic(self) -> float:
         """Schwarz's criterion."""
-        return inference.bic(self.llf, len(self.params), self.nobs)
+        return inference.bic(self.llf, self.parameters, self.nobs)
 
     @property
     def prsquared(self) -> float | None:
@@ -124,8 +144,8 @@ class Model:
 
     def cov_params(self) -> Floats:
         """(k, k) covariance of `params`."""
-        columns = self.design.layout.columns
-        active = np.flatnonzero(self.basis.active)
+        columns = self.design.layout.own_columns
+        active = np.flatnonzero(self.basis.active[:columns])
         whole = np.zeros((columns, columns))
         whole[np.ix_(active, active)] = self.conditioned_covariance
         return self.basis.covariance_to_raw(whole)[np.ix_(active, active)]
@@ -155,7 +175,7 @@ class Model:
     def glance(self) -> dict[str, Any]:
         """Statistics of the whole fit, by INTERFACE's names."""
         s = self.statistics
-        k = len(self.params)
+        k = self.parameters
         return {
             "nobs": _whole(s.nobs),
             "df_model": max(k - 1, 0),
@@ -212,6 +232,7 @@ class Model:
             "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.categories if f.unused},
             "reference": {f.name: str(f.reference) for f in design.categories if design.has_reference(f)},
             "set_aside": dict(terms_with_limits(design)),
+            "absorbed": None if design.absorbed is None else self._about_absorbed(design.absorbed),
             "where": self.provenance.get("where"),
             "origin": list(self.provenance.get("origin", ())),
             "tolerance": self.provenance.get("tolerance"),
@@ -231,10 +252,22 @@ class Model:
 
     @cached_property
     def coef_of_basis(self) -> Floats:
-        """(columns,) coefficients in the basis, zero for columns without an estimate."""
+        """(columns,) coefficients in the basis, zero for columns without an estimate, NaN for absorbed levels
+        without one."""
+        own = self.design.layout.own_columns
         whole = np.zeros(self.design.layout.columns)
-        whole[self.basis.active] = self.conditioned_coef
+        whole[:own][self.basis.active[:own]] = self.conditioned_coef
+        if self.conditioned_effects is not None:
+            whole[own:] = self.conditioned_effects
         return whole
+
+    def _about_absorbed(self, factor: Factor) -> dict[str, Any]:
+        return {
+            "name": factor.name,
+            "levels": len(factor.levels),
+            "set_aside": len(factor.set_aside),
+            "l2": self.design.absorb_l2,
+        }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; a reader never sees half of it. Raises `StreamlrError`."""
@@ -244,8 +277,9 @@ class Model:
 
     def _terms_with_places(self) -> list[tuple[str, int | None]]:
         """Every name of the table with its place among `terms`, None where it has no estimate."""
-        places: list[int | None] = [None] * self.design.layout.columns
-        for place, active in enumerate(np.flatnonzero(self.basis.active)):
+        own = self.design.layout.own_columns
+        places: list[int | None] = [None] * own
+        for place, active in enumerate(np.flatnonzero(self.basis.active[:own])):
             places[int(active)] = place
         column = int(self.design.intercept)
         found: list[tuple[str, int | None]] = [("Intercept", places[0])] if self.design.intercept else []

@@ -1,7 +1,8 @@
 """The model file: versioned JSON without rows and without code, written whole or not at all.
 
 Floats are written in the shortest form that reads back to the same bits; the covariance of the basis, which
-nobody reads with their eyes, is the base64 of its lower triangle as little-endian doubles.
+nobody reads with their eyes, is the base64 of its lower triangle as little-endian doubles. So are absorbed
+effects, and what of them is taken out of other columns.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def read_model(path: str) -> Model:
 
 def _to_json(model: Model) -> dict[str, Any]:
     basis = model.basis
-    return {
+    own = model.design.layout.own_columns
+    content = {
         "format": FORMAT,
         "version": VERSION,
         "terms": list(model.terms),
@@ -76,9 +78,9 @@ def _to_json(model: Model) -> dict[str, Any]:
         "basis": {
             "centre": basis.centre.tolist(),
             "scale": basis.scale.tolist(),
-            "active": basis.active.tolist(),
+            "active": basis.active[:own].tolist(),
             "reduced": list(basis.reduced),
-            "gamma": [row.tolist() for row in basis.gamma],
+            "gamma": [row[:own].tolist() for row in basis.gamma],
             "stretch": list(basis.stretch),
             "coef": model.conditioned_coef.tolist(),
             "covariance": _pack(model.conditioned_covariance),
@@ -86,6 +88,12 @@ def _to_json(model: Model) -> dict[str, Any]:
         "trace": [dict(row) for row in model.trace],
         "provenance": dict(model.provenance),
     }
+    if model.conditioned_effects is not None:
+        content["absorbed"] = {
+            "effects": _pack_numbers(model.conditioned_effects),
+            "gamma": [_pack_numbers(row[own:]) for row in basis.gamma],
+        }
+    return content
 
 
 def _from_json(content: dict[str, Any]) -> Model:
@@ -93,18 +101,30 @@ def _from_json(content: dict[str, Any]) -> Model:
 
     design = _design_from_json(content["design"])
     stored = content["basis"]
+    own, columns = design.layout.own_columns, design.layout.columns
+    effects = None
+    gamma_behind = [np.empty(0)] * len(stored["gamma"])
+    behind = np.empty(0, dtype=np.bool_)
+    if design.absorbed is not None:
+        effects = _unpack_numbers(content["absorbed"]["effects"], columns - own)
+        gamma_behind = [_unpack_numbers(row, columns - own) for row in content["absorbed"]["gamma"]]
+        behind = np.isfinite(effects)
+    active = np.array(stored["active"], dtype=np.bool_)
+    if active.shape != (own,):
+        raise ValueError("the numbers of columns do not agree")
     basis = Basis(
         layout=design.layout,
         centre=_numbers(stored["centre"], len(design.inputs)),
         scale=_numbers(stored["scale"], len(design.inputs)),
-        active=np.array(stored["active"], dtype=np.bool_),
+        active=np.concatenate([active, behind]),
         reduced=tuple(stored["reduced"]),
-        gamma=tuple(_numbers(row, design.layout.columns) for row in stored["gamma"]),
+        gamma=tuple(
+            np.concatenate([_numbers(row, own), rest])
+            for row, rest in zip(stored["gamma"], gamma_behind, strict=True)
+        ),
         stretch=tuple(stored["stretch"]),
     )
-    if basis.active.shape != (design.layout.columns,):
-        raise ValueError("the numbers of columns do not agree")
-    k = int(basis.active.sum())
+    k = int(active.sum())
     coef = _numbers(stored["coef"], k)
     return Model(
         design=design,
@@ -121,6 +141,7 @@ def _from_json(content: dict[str, Any]) -> Model:
         separation=content["separation"],
         trace=content["trace"],
         provenance=content["provenance"],
+        conditioned_effects=effects,
     )
 
 
@@ -135,6 +156,7 @@ def _design_to_json(design: Design) -> dict[str, Any]:
         "offset": design.offset,
         "trials": design.trials,
         "missing": design.missing,
+        **({"absorb_l2": design.absorb_l2} if design.absorbed is not None else {}),
         "variables": [_variable_to_json(variable) for variable in design.variables],
         "terms": [_term_to_json(term) for term in design.terms],
         "fills": dict(design.reader.fills),
@@ -150,6 +172,7 @@ def _variable_to_json(variable: Variable) -> dict[str, Any]:
         "name": feature.name,
         "named": feature.named,
         "whole": feature.whole,
+        "absorbed": feature.absorbed,
     }
     if isinstance(variable, Number):
         return {"kind": "number", **common, "suffixes": list(variable.suffixes)}
@@ -195,6 +218,7 @@ def _design_from_json(stored: dict[str, Any]) -> Design:
         offset=stored["offset"],
         trials=stored["trials"],
         missing=stored["missing"],
+        absorb_l2=stored.get("absorb_l2", 0.0),
     )
 
 
@@ -208,6 +232,7 @@ def _variable_from_json(stored: dict[str, Any]) -> Variable:
         categorical=factor,
         named=stored["named"],
         whole=stored["whole"],
+        absorbed=stored["absorbed"],
     )
     if not factor:
         return Number(feature, tuple(stored["suffixes"]))
@@ -244,6 +269,18 @@ def _numbers(values: Any, count: int) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError("a number is not finite")
     return array
+
+
+def _pack_numbers(values: NDArray[np.float64]) -> str:
+    return base64.b64encode(values.astype("<f8").tobytes()).decode("ascii")
+
+
+def _unpack_numbers(text: str, count: int) -> NDArray[np.float64]:
+    """`count` numbers; NaN stands for none."""
+    values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
+    if values.size != count or np.isinf(values).any():
+        raise ValueError(f"expected {count} numbers")
+    return values.astype(np.float64)
 
 
 def _pack(matrix: NDArray[np.float64]) -> str:

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.errors import StreamlrError
-from streamlr.linear_algebra import factorise
+from streamlr.linear_algebra import Hessian, diagonal, factorise, plus_diagonal
 
 Floats = NDArray[np.float64]
 
@@ -96,14 +96,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss, gradient (k,) and Hessian (k, k) at a point, with what bounds the rows.
+    """Loss, gradient (k,) and Hessian, dense or bordered, at a point, with what bounds the rows.
 
     The Hessian may be that of a point from which no row's eta has moved by more than `drift`.
     """
 
     loss: float
     gradient: Floats
-    hessian: Floats
+    hessian: Hessian
     box: Box
     least_curvature: float
     drift: float = 0.0
@@ -134,7 +134,7 @@ Objective = Callable[..., Evaluation]
 class Metric:
     """A Hessian as Newton uses it: its factor, and what later gradients have shown of the curvature."""
 
-    def __init__(self, hessian: Floats) -> None:
+    def __init__(self, hessian: Hessian) -> None:
         self._factor = factorise(hessian)
         self._pairs: list[tuple[Floats, Floats, float]] = []
         k = len(hessian)
@@ -142,9 +142,7 @@ class Metric:
             np.full(k, math.inf) if self._factor is None else self._factor.inverse_diagonal()
         )
         # The share of its information that no combination of others explains, of the column with the least.
-        own = (
-            1.0 / (self.inverse_diagonal * np.diagonal(hessian)) if self._factor is not None else np.zeros(k)
-        )
+        own = 1.0 / (self.inverse_diagonal * diagonal(hessian)) if self._factor is not None else np.zeros(k)
         self.singular = bool((own < SINGULAR).any())
 
     def learn(self, moved: Floats, change: Floats) -> None:
@@ -218,8 +216,8 @@ def newton(
         if ahead is not None:
             yield ahead
             return
-        diagonal = np.diagonal(evaluation.hessian)
-        information = np.maximum(information, np.maximum(diagonal, FLATTEST * diagonal.max(initial=0.0)))
+        own = diagonal(evaluation.hessian)
+        information = np.maximum(information, np.maximum(own, FLATTEST * own.max(initial=0.0)))
         direction = _believable(evaluation, direction, information)
         with_hessian = not reuse or _wants_hessian(evaluation, direction, decrements, spare)
         found = _search(objective, coef, evaluation, direction, with_hessian)
@@ -284,8 +282,11 @@ def _distance(u: float, decrement: float) -> float:
     return decrement if product < 1e-8 else -math.log1p(-product) / u
 
 
-def inverse(hessian: Floats) -> Floats:
-    """(k, k) inverse of the Hessian. Raises `StreamlrError` where it is not positive definite."""
+def inverse(hessian: Hessian) -> Floats:
+    """(k, k) inverse of the Hessian; of a bordered one (p, p), the block of the columns not absorbed.
+
+    Raises `StreamlrError` where it is not positive definite.
+    """
     factor = factorise(hessian)
     if factor is None:
         raise StreamlrError("the information matrix is singular at the estimate; no standard errors exist.")
@@ -327,7 +328,7 @@ def _believable(evaluation: Evaluation, direction: Floats, information: Floats) 
     and leaves the others nearly alone (Levenberg 1944, Quarterly of Applied Mathematics 2, 164-168).
     """
     # Only columns that have lost their curvature count: those of a collinear pair may move far, together.
-    flat = np.diagonal(evaluation.hessian) < LOST * information
+    flat = diagonal(evaluation.hessian) < LOST * information
     size = np.where(flat, np.minimum(evaluation.box.extent, 1.0), 0.0)
     damping = 0.0
     while True:
@@ -338,7 +339,7 @@ def _believable(evaluation: Evaluation, direction: Floats, information: Floats) 
         damping = 10.0 * damping if damping else LEAST_DAMPING
         if damping > MOST_DAMPING:
             return direction
-        factor = factorise(evaluation.hessian + np.diag(damping * information))
+        factor = factorise(plus_diagonal(evaluation.hessian, damping * information))
         direction = np.zeros_like(direction) if factor is None else -factor.solve(evaluation.gradient)
 
 

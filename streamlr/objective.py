@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design, Tally
-from streamlr.newton import Box, Evaluation, Metric
+from streamlr.linear_algebra import Hessian, diagonal, plus_diagonal, restricted
+from streamlr.newton import Box, Evaluation, Metric, State
 from streamlr.passes.cache import BlockCache, Kept
 from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.leaves import Task
@@ -84,7 +85,7 @@ class Objective:
         )
         sums: Sums = self._runner(task, Sums.merge)
         self._note(sums, gathering)
-        return self._evaluation(sums, with_hessian)
+        return self._evaluation(sums, coef, with_hessian)
 
     def best_of(self, starts: Sequence[Floats]) -> tuple[Floats, Evaluation]:
         """The better of one or two points (active,), and the evaluation there, in one pass.
@@ -107,7 +108,8 @@ class Objective:
         )
         both: Rivals = self._runner(task, Rivals.merge)
         self._note(both.sums, self._gathering)
-        found, rival = (self._evaluation(sums, True) for sums in (both.sums, both.rival))
+        found = self._evaluation(both.sums, one, True)
+        rival = self._evaluation(both.rival, other, True)
         if found.loss < rival.loss and 4.0 * rough_decrement(found) < rough_decrement(rival):
             return one, found
         self.last = both.rival
@@ -123,17 +125,52 @@ class Objective:
         self.last = sums
         self._step_null(sums)
 
-    def _evaluation(self, sums: Sums, with_hessian: bool) -> Evaluation:
+    def _evaluation(self, sums: Sums, coef: Floats, with_hessian: bool) -> Evaluation:
         active = np.flatnonzero(self.basis.active)
-        hessian = sums.hessian() if with_hessian else np.zeros((0, 0))
-        if with_hessian and len(active) < len(hessian):
-            hessian = hessian[np.ix_(active, active)]
-        return Evaluation(
+        hessian: Hessian = np.zeros((0, 0))
+        if with_hessian:
+            hessian = restricted(sums.hessian(), active)
+            if self.design.layout.absorbed:
+                sums.shed()  # it is as large as the border, which is a copy
+        evaluation = Evaluation(
             loss=sums.loss,
             gradient=sums.gradient()[active],
             hessian=hessian,
             box=self.box(),
             least_curvature=sums.least_curvature,
+        )
+        return self._with_ridge(evaluation, coef, self.ridge(sums)) if self.design.absorb_l2 else evaluation
+
+    def ridge(self, sums: Sums) -> float:
+        """Weight of half the sum of squared absorbed effects in the loss: lambda times all trials' weight."""
+        return self.design.absorb_l2 * (sums.successes + sums.failures)
+
+    def log_likelihood(self, state: State) -> float:
+        """Log-likelihood at a state, binomial coefficients included and the ridge left out."""
+        assert self.first is not None
+        return self.first.log_binomial - (state.evaluation.loss - self.penalty(state.coef))
+
+    def penalty(self, coef: Floats) -> float:
+        """What the ridge adds to the loss at `coef` (active,)."""
+        assert self.first is not None
+        effects = coef[self.own_active :]
+        return 0.5 * self.ridge(self.first) * float(effects @ effects) if self.design.absorb_l2 else 0.0
+
+    @property
+    def own_active(self) -> int:
+        """Number of active columns that are not absorbed."""
+        return int(np.count_nonzero(self.basis.active[: self.design.layout.own_columns]))
+
+    def _with_ridge(self, evaluation: Evaluation, coef: Floats, ridge: float) -> Evaluation:
+        own = self.own_active
+        pull = np.zeros(len(coef))
+        pull[own:] = ridge
+        hessian = evaluation.hessian
+        return replace(
+            evaluation,
+            loss=evaluation.loss + 0.5 * ridge * float(coef[own:] @ coef[own:]),
+            gradient=evaluation.gradient + pull * coef,
+            hessian=plus_diagonal(hessian, pull) if len(hessian) else hessian,
         )
 
     def probe(self, coef: Floats, combinations: Floats) -> tuple[Floats, Floats, Floats]:
@@ -210,5 +247,5 @@ class Objective:
 
 def rough_decrement(evaluation: Evaluation) -> float:
     """The Newton decrement, also where columns are aliased: their share of the information is made up."""
-    hessian = evaluation.hessian + np.diag(MADE_UP * np.diagonal(evaluation.hessian))
-    return Metric(hessian).solve(evaluation.gradient)[1]
+    hessian = evaluation.hessian
+    return Metric(plus_diagonal(hessian, MADE_UP * diagonal(hessian))).solve(evaluation.gradient)[1]

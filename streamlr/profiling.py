@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from streamlr.design.columns import is_number
-from streamlr.design.design import CellGrouping, Design, terms_with_limits
+from streamlr.design.design import CellGrouping, Design, Factor, terms_with_limits
 from streamlr.design.expressions import Call, Column, Constant, quoted
 from streamlr.design.features import Feature, Reader, unwrapped
 from streamlr.design.freeze import (
@@ -31,6 +30,7 @@ from streamlr.design.profile import Aside, ProfileSums, ProfileTask
 from streamlr.design.spec import Spec
 from streamlr.design.where import Where
 from streamlr.errors import StreamlrError
+from streamlr.passes.leaves import CELLS_A_ROW, MOST_SHARED
 from streamlr.passes.memory import format_size, resident_bytes
 from streamlr.passes.session import Session
 from streamlr.sources.base import Source, held_rows
@@ -47,6 +47,10 @@ DECODED = 1.25
 WAITING = 3
 # Share of the limit up to which blocks are kept; the rest is what allocators take beside it.
 CEILING = 0.97
+# Vectors of a number a level that Newton holds: coefficients, gradients, steps, metrics of two points.
+VECTORS = 24
+# What a level takes as text or number in the design and its index.
+LEVEL_BYTES = 250
 # Levels that a remark names before it counts the rest.
 NAMED = 8
 
@@ -120,6 +124,8 @@ def reader_of(spec: Spec, source: Source, run: Runner) -> Reader:
         where = spec.where.columns if spec.where is not None else ()
         return tuple(dict.fromkeys((*where, *names)))
 
+    if not source.parts:
+        raise no_rows(source, spec)
     reader = Reader(spec.where)
     filled = _filled_columns(source, spec)
     if spec.missing == "indicator" and filled:
@@ -131,7 +137,7 @@ def reader_of(spec: Spec, source: Source, run: Runner) -> Reader:
     except StreamlrError:
         if spec.where is None or _keeps_rows(spec.where, reader, run):
             raise
-        raise _no_rows(source, spec) from None
+        raise no_rows(source, spec) from None
 
 
 def _keeps_rows(where: Where, reader: Reader, run: Runner) -> bool:
@@ -141,7 +147,8 @@ def _keeps_rows(where: Where, reader: Reader, run: Runner) -> bool:
     return bool(run(task)["rows"].count)
 
 
-def _no_rows(source: Source, spec: Spec) -> StreamlrError:
+def no_rows(source: Source, spec: Spec) -> StreamlrError:
+    """The error that there is nothing to fit."""
     kept = " that --where keeps" if spec.where is not None else ""
     return StreamlrError(f"{named(source)} has no rows{kept} (0 rows).")
 
@@ -154,10 +161,11 @@ def profile_and_freeze(
     `features`: those to look at. All are, where those leave a fault that rows not used could explain.
     """
     if not session.source.parts:
-        raise _no_rows(session.source, spec)
+        raise no_rows(session.source, spec)
     wanted = set(features)
     findings = Findings()
     groupings: dict[str, CellGrouping] = {}
+    rows_without_say = 0
     while True:
         looked_at = tuple(feature for feature in spec.features if feature in wanted)
         profile = session.run(
@@ -167,7 +175,7 @@ def profile_and_freeze(
             "profile",
         )
         if profile.rows_read == 0:
-            raise _no_rows(session.source, spec)
+            raise no_rows(session.source, spec)
         if not findings.merging:
             findings = replace(findings, merging=mergings(spec, profile))
         try:
@@ -178,6 +186,8 @@ def profile_and_freeze(
             wanted = set(spec.features)  # columns not read yet may drop the rows that are at fault
             continue
         if found:
+            if spec.absorbed in found.set_aside:
+                rows_without_say += profile.factors[spec.absorbed].rows_with_one_outcome
             spec = without_columns(spec, found.exclude)
             findings = findings.with_levels(found.set_aside)
             continue
@@ -201,6 +211,10 @@ def profile_and_freeze(
         reader = replace(reader, fills={name: f for name, f in reader.fills.items() if profile.filled[name]})
     design = freeze(spec, profile, reader, variables, groupings, findings)
     _remark(session, spec, profile, design)
+    if design.absorbed is not None:
+        pa.default_memory_pool().release_unused()  # passes plan with what is resident
+        _ = design.absorbed.index  # built before threads ask for it, each of which would build its own
+        _remark_on_absorbed(session, design, design.absorbed, rows_without_say, profile.rows_used)
     return spec, profile, design
 
 
@@ -257,6 +271,24 @@ def _remark(session: Session, spec: Spec, profile: ProfileSums, design: Design) 
         session.remark(f"set aside, because all their rows have one outcome: {shown}")
 
 
+def _remark_on_absorbed(
+    session: Session, design: Design, factor: Factor, rows_without_say: int, rows_used: int
+) -> None:
+    """What absorbing the effects of a factor has left out, and what it costs (Lancaster 2000, The incidental
+    parameter problem since 1948, Journal of Econometrics 95, 391-413)."""
+    if factor.set_aside:
+        session.remark(
+            f"remark: {len(factor.set_aside):,} levels of '{factor.name}' have one outcome only; their "
+            f"{rows_without_say:,} rows say nothing about the other terms and are left out"
+        )
+    if not design.absorb_l2:
+        session.remark(
+            f"remark: the effects of {len(factor.levels):,} levels of '{factor.name}' are estimated from "
+            f"{rows_used / len(factor.levels):.3g} rows each on average; with few rows a level, estimates of "
+            "the other terms are biased by a share of order 1 / (rows a level)"
+        )
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a limit on the resident size is spent: worker threads, and bytes left for kept blocks."""
@@ -272,20 +304,33 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     Raises `StreamlrError` with the arithmetic where one thread does not fit.
     """
     layout = design.layout
-    k, slots = layout.columns, layout.slots
+    k, slots, levels = layout.own_columns, layout.slots, 0
+    if layout.absorbed:
+        levels = layout.levels[-1]
+        slots -= int(layout.widths[-1])
     hessian = 8 * k * k
-    # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment.
-    algebra = 8 * slots * slots + 4 * hessian
+    border = 8 * k * levels
+    # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment. Of the
+    # border, which is never factored, that of the estimate at hand and that of the next.
+    algebra = 8 * slots * slots + 4 * hessian + 2 * border + VECTORS * 8 * levels + LEVEL_BYTES * levels
     tables = 8 * layout.cells
     tile = 8 * (layout.padded + layout.scaled) * layout.tile_rows
+    waiting = WAITING
+    if layout.absorbed:
+        tables += 8 * layout.slots  # the gradient counts as well
+        leaves = max(MOST_SHARED, (source.rows or 0) * CELLS_A_ROW // layout.cells)
+        waiting = max(WAITING, min(leaves, len(source.parts)).bit_length())
     held = max(held_rows(part, design.columns, design.batch_rows) for part in source.parts)
     decoding = int(DECODED * held * design.row_bytes) + DECODERS
     giant = any(getattr(part, "giant", False) for part in source.parts)
     shared = GIANT_BUFFERS * len(design.columns) if giant else 0
-    fixed = OWN_SIZE + algebra + WAITING * tables + shared
+    fixed = OWN_SIZE + algebra + waiting * tables + shared
     each = tables + tile + decoding
     if fixed + each > limit:
-        terms = sorted(design.factors, key=lambda factor: -len(factor.column_names))
+        terms = sorted(
+            (factor for factor in design.factors if not factor.absorbed),
+            key=lambda factor: -len(factor.column_names),
+        )
         advice = (
             f" Widest term: {terms[0].name} ({len(terms[0].column_names):,} levels). "
             f"Drop it with --exclude {design.column_of(terms[0])}."
@@ -293,8 +338,10 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
             else ""
         )
         raise StreamlrError(
-            f"the design has {k:,} columns and needs {format_size(hessian)} for its Hessian. With the copies "
-            f"that sums and factorisation take ({format_size(algebra + (WAITING + 1) * tables)}), a thread "
+            f"the design has {k:,} columns "
+            + (f"beside {levels:,} absorbed levels " if levels else "")
+            + f"and needs {format_size(hessian + border)} for its Hessian. With the copies "
+            f"that sums and factorisation take ({format_size(algebra + (waiting + 1) * tables)}), a thread "
             f"that decodes ({format_size(tile + decoding + shared)}) and the program itself "
             f"({format_size(OWN_SIZE)}) "
             f"that makes {format_size(fixed + each)}, above --memory {format_size(limit)}.{advice}"

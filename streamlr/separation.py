@@ -32,7 +32,7 @@ def is_complete(loss: float, least_weight: float, has_offset: bool) -> bool:
 def separated_terms(
     direction: Floats, raw_direction: Floats, names: Sequence[str]
 ) -> list[Mapping[str, Any]]:
-    """The terms that a direction moves, with the sign in which each goes to infinity; (k,) both."""
+    """The terms that a direction moves, with the sign in which each goes to infinity; (p,) both."""
     largest = np.abs(direction).max(initial=0.0)
     return [
         {"term": name, "direction": 1 if raw > 0 else -1}

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design
+from streamlr.design.design import Design, Factor
 from streamlr.design.freeze import conditioning_of
+from streamlr.design.levels import FIRST, SECOND
 from streamlr.design.profile import ProfileSums
 from streamlr.errors import StreamlrError
-from streamlr.linear_algebra import factorise
+from streamlr.linear_algebra import Hessian, diagonal, factorise, plus_diagonal
 from streamlr.newton import Evaluation, newton
 from streamlr.objective import Objective, rough_decrement
 from streamlr.passes.leaves import Task
@@ -83,7 +84,7 @@ def conditioned_basis(session: Session, design: Design, parts: Sequence[Part]) -
                 f"column '{column.name}' varies by {1.0 / factor:.0e}, and the square of its coefficient's "
                 "standard error is beyond what a double holds. Rescale the column."
             )
-    return Basis.of(design.layout, centre, scale)
+    return Basis.of(design.layout, centre, scale, free_effects=not design.absorb_l2)
 
 
 def null_start(design: Design, profile: ProfileSums) -> float:
@@ -100,11 +101,33 @@ def null_start(design: Design, profile: ProfileSums) -> float:
 
 
 def null_model(design: Design, profile: ProfileSums) -> Floats:
-    """(k,) the coefficients of the model with an intercept alone."""
+    """(k,) the coefficients of the model with an intercept alone.
+
+    Of absorbed effects that nothing holds back, the model with these alone: a level's log odds, half an event
+    of each kind added, which the profile has counted.
+    """
     null = np.zeros(design.layout.columns)
+    if design.absorbed is not None and not design.absorb_l2:
+        null[design.layout.own_columns :] = _log_odds(design, design.absorbed, profile)
     if design.layout.intercept:
         null[int(np.flatnonzero(design.layout.slot_of_column == 0)[0])] = null_start(design, profile)
     return null
+
+
+def _log_odds(design: Design, absorbed: Factor, profile: ProfileSums) -> Floats:
+    """(m,) log odds of every level of the absorbed factor, less the mean offset."""
+    counts = profile.factors[absorbed.name]
+    odds = np.zeros(len(absorbed.levels))
+    if counts.entries is None:
+        return odds
+    first_is_positive = design.trials is not None or next(iter(profile.outcomes)) == design.positive
+    success, failure = (FIRST, SECOND) if first_is_positive else (SECOND, FIRST)
+    codes = absorbed.index.of_entries(counts.entries)
+    known = codes >= 0
+    table = counts.table[known]
+    odds[codes[known]] = np.log((table[:, success] + 0.5) / (table[:, failure] + 0.5))
+    offset = profile.offset_sum / max(profile.rows_used, 1)
+    return odds - offset if math.isfinite(offset) else odds
 
 
 def begin(objective: Objective, starts: Sequence[Floats], null: Floats) -> tuple[Floats, Evaluation]:
@@ -179,10 +202,10 @@ def _ranges_alike(sums: Sums, design: Design, source: Source) -> bool:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sample says: coefficients (k,), and their information (k, k), pull included."""
+    """What a sample says: coefficients (k,), and their information, pull included."""
 
     coef: Floats
-    information: Floats
+    information: Hessian
     sums: Sums  # of its first evaluation
 
     @property
@@ -198,7 +221,7 @@ class Estimate:
         """
         k = len(self.coef)
         factor = factorise(self.information)
-        informed = np.diagonal(self.information) > UNINFORMED
+        informed = diagonal(self.information) > UNINFORMED
         if factor is None or rows == 0 or not (informed.all() and np.isfinite(gradient).all()):
             return False
         share = rows / self.rows
@@ -227,7 +250,7 @@ def _estimate(objective: Objective, start: Floats) -> Estimate | None:
         )
         if not with_hessian:
             return pulled
-        return replace(pulled, hessian=evaluation.hessian + RIDGE * np.eye(len(coef)))
+        return replace(pulled, hessian=plus_diagonal(evaluation.hessian, np.full(len(coef), RIDGE)))
 
     first = ridged(start)
     sums = objective.first
@@ -285,6 +308,8 @@ def _spread(parts: Sequence[Part], count: int) -> list[Part]:
 
 def sample_of(source: Source, design: Design, profile: ProfileSums) -> Sample | None:
     """A sample of large data; None of small data, and of data in too few parts to leave most of them out."""
+    if design.absorbed is not None:
+        return None  # a sample says nothing of most levels, and their log odds are a start
     rows, parts = source.rows, source.parts
     layout = design.layout
     if rows is None or rows * (layout.dense + len(layout.levels)) < WORTH_A_SAMPLE:

@@ -7,6 +7,10 @@ combination taken out row by row:
 
 Both only condition the arithmetic: coefficients and covariances are mapped back by exact linear algebra, so
 centre, scale and gamma may come from a sample. `active` leaves out columns without an estimate.
+
+What centring adds to every row is taken up by the intercept or, where there is none, by the effects of an
+absorbed factor, of which every row has one. Absorbed columns stand last and no column is made of what stands
+behind it, so all maps hold for the own columns alone as well: values may end in front of absorbed columns.
 """
 
 from __future__ import annotations
@@ -36,12 +40,14 @@ class Basis:
     stretch: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, layout: Layout, centre: Floats, scale: Floats) -> Basis:
+    def of(cls, layout: Layout, centre: Floats, scale: Floats, free_effects: bool = True) -> Basis:
         """Centred and scaled, nothing taken out.
 
-        Centring would change the model where no intercept, or for a scale no factor without it, takes it up.
+        With nothing to take it up, centring would change the model: without an intercept there have to be
+        absorbed effects, and `free_effects` that no ridge holds back; a scale needs the factor without it.
         """
-        kept = [bool(layout.intercept)] * layout.numeric + [host >= 0 for host in layout.hosts]
+        free = bool(layout.intercept or (layout.absorbed and free_effects))
+        kept = [free] * layout.numeric + [host >= 0 for host in layout.hosts]
         centre = np.where(kept, centre, 0.0)
         return cls(layout, centre, scale, np.ones(layout.columns, dtype=np.bool_))
 
@@ -102,25 +108,25 @@ class Basis:
         )
 
     def to_conditioned(self, values: Floats) -> Floats:
-        """Coefficients of the basis columns, (k, ...), as coefficients of the z columns."""
+        """Coefficients of the basis columns, (k, ...) or (p, ...), as coefficients of the z columns."""
         out = np.array(values, dtype=np.float64)
         for column, gamma, stretch in reversed(
             list(zip(self.reduced, self.gamma, self.stretch, strict=True))
         ):
             out[column] *= stretch
-            out -= np.multiply.outer(gamma, out[column])
+            out -= np.multiply.outer(gamma[: len(out)], out[column])
         return out
 
     def from_conditioned(self, values: Floats) -> Floats:
         """The way back of `to_conditioned`, which keeps the linear predictor of every row."""
         out = np.array(values, dtype=np.float64)
         for column, gamma, stretch in zip(self.reduced, self.gamma, self.stretch, strict=True):
-            out += np.multiply.outer(gamma, out[column])
+            out += np.multiply.outer(gamma[: len(out)], out[column])
             out[column] /= stretch
         return out
 
     def to_raw(self, values: Floats) -> Floats:
-        """Coefficients of the basis columns, (k, ...), as coefficients of the user's columns."""
+        """Coefficients of the basis columns, (k, ...) or (p, ...), as coefficients of the user's columns."""
         out = self.to_conditioned(values)
         layout = self.layout
         numeric, q = self.numeric_columns, layout.numeric
@@ -128,6 +134,8 @@ class Basis:
         if layout.intercept:
             intercept = int(np.flatnonzero(layout.slot_of_column == 0)[0])
             out[intercept] -= np.tensordot(self.centre[:q], out[numeric], axes=1)
+        elif layout.absorbed:
+            out[layout.own_columns :] -= np.tensordot(self.centre[:q], out[numeric], axes=1)
         for place, host in enumerate(layout.hosts):
             columns = layout.factor_columns[layout.plain + place]
             out[columns] *= self.scale[q + place]
@@ -136,7 +144,7 @@ class Basis:
         return out
 
     def covariance_to_raw(self, covariance: Floats) -> Floats:
-        """(k, k) covariance of basis coefficients as that of the user's."""
+        """(k, k) or (p, p) covariance of basis coefficients as that of the user's."""
         half = self.to_raw(covariance)
         whole = self.to_raw(half.T)
         return 0.5 * (whole + whole.T)

@@ -28,6 +28,7 @@ from streamlr.design.columns import Level, Recoder, has_nan, is_number, numbers
 from streamlr.design.expressions import Column
 from streamlr.design.features import Feature, Gaps, Reader, text_columns
 from streamlr.design.layout import Layout
+from streamlr.design.levels import IndexedRecoder, LevelIndex
 from streamlr.design.profile import NOT_MERGED, Merging
 from streamlr.design.spec import MissingPolicy, WeightType
 from streamlr.design.values import Frame
@@ -78,7 +79,7 @@ class Factor:
 
     feature: Feature
     levels: tuple[Level, ...]
-    reference: Level
+    reference: Level | None
     set_aside: tuple[tuple[Level, int], ...] = ()
     unused: tuple[Level, ...] = ()
     coding: str = "treatment"
@@ -92,7 +93,7 @@ class Factor:
     @property
     def all_levels(self) -> tuple[Level, ...]:
         """The reference and the others."""
-        return (self.reference, *self.levels)
+        return self.levels if self.reference is None else (self.reference, *self.levels)
 
     def level_names(self, full: bool) -> tuple[str, ...]:
         """Names of the columns, as patsy writes them: of all levels, or of all but the reference."""
@@ -115,10 +116,27 @@ class Factor:
         level = self.merging.level(value)
         return MISSING if level is None else self._codes.get(level, UNKNOWN)
 
+    @property
+    def absorbed(self) -> bool:
+        """Whether its effects are absorbed: all its levels have one, and none is the reference."""
+        return self.feature.absorbed
+
+    @cached_property
+    def index(self) -> LevelIndex:
+        """Codes of all levels, for a factor with very many."""
+        aside = [ALWAYS_POSITIVE if outcome else ALWAYS_NEGATIVE for _, outcome in self.set_aside]
+        codes = np.concatenate([np.arange(len(self.levels)), aside]).astype(np.int32)
+        return LevelIndex([*self.levels, *(level for level, _ in self.set_aside)], codes, UNKNOWN, MISSING)
+
+    def recoder(self) -> Recoder | IndexedRecoder:
+        """What turns its values into codes."""
+        return IndexedRecoder(self.index) if self.absorbed else Recoder(self.code, self.code(None))
+
     @cached_property
     def _codes(self) -> dict[Level, int]:
         codes = {level: code for code, level in enumerate(self.levels)}
-        codes[self.reference] = REFERENCE
+        if self.reference is not None:
+            codes[self.reference] = REFERENCE
         for level, outcome in self.set_aside:
             codes[level] = ALWAYS_POSITIVE if outcome else ALWAYS_NEGATIVE
         return codes
@@ -186,6 +204,7 @@ class Coded:
     meeting: Meeting
     parts: tuple[Part, ...]
     column_names: tuple[str, ...]
+    absorbed: bool = False
 
 
 @dataclass
@@ -219,7 +238,7 @@ class Design:
     """Roles, variables and terms of a model, frozen.
 
     `positive` and `negative` are the outcome's levels, None with trials. `reader`: what batches are read
-    with.
+    with. `absorb_l2`: ridge on the effects of an absorbed factor, as `design.absorbing` defines it.
     """
 
     target: str
@@ -234,6 +253,7 @@ class Design:
     offset: str | None
     trials: str | None
     missing: MissingPolicy
+    absorb_l2: float = 0.0
 
     @cached_property
     def pieces(self) -> tuple[Dense | Coded, ...]:
@@ -247,31 +267,49 @@ class Design:
 
     @cached_property
     def factors(self) -> tuple[Coded, ...]:
-        """The factors of the kernels: those without a scale, then those with one."""
+        """The factors of the kernels: those without a scale, then those with one; an absorbed one is last."""
         found = [piece for piece in self.pieces if isinstance(piece, Coded)]
-        return tuple(sorted(found, key=lambda piece: bool(piece.parts)))
+        return tuple(sorted(found, key=lambda piece: (piece.absorbed, bool(piece.parts))))
+
+    @cached_property
+    def scaled(self) -> tuple[Coded, ...]:
+        """The factors with a scale. An absorbed one behind them has one too: ones."""
+        first = next((place for place, factor in enumerate(self.factors) if factor.parts), len(self.factors))
+        return self.factors[first:]
 
     @cached_property
     def inputs(self) -> tuple[Dense | Coded, ...]:
         """What the numeric columns of a block belong to: dense columns, then scaled factors."""
-        return (*self.numbers, *(factor for factor in self.factors if factor.parts))
+        return (*self.numbers, *self.scaled)
+
+    @cached_property
+    def absorbed(self) -> Factor | None:
+        """The factor whose effects are absorbed, which is the last term."""
+        last = self.variables[self.terms[-1].variables[0]] if self.terms else None
+        return last if isinstance(last, Factor) and last.absorbed else None
 
     @cached_property
     def layout(self) -> Layout:
         """How its coefficients are numbered."""
         places: dict[Dense | Coded, int] = {piece: place for place, piece in enumerate(self.numbers)}
         places.update({piece: len(self.numbers) + place for place, piece in enumerate(self.factors)})
-        plain = {factor.meeting: place for place, factor in enumerate(self.factors) if not factor.parts}
+        unscaled = self.factors[: len(self.factors) - len(self.scaled)]
+        plain = {factor.meeting: place for place, factor in enumerate(unscaled)}
         return Layout(
             order=(*([-1] if self.intercept else []), *(places[piece] for piece in self.pieces)),
             numeric=len(self.numbers),
-            levels=tuple(len(factor.column_names) for factor in self.factors),
-            hosts=tuple(plain.get(factor.meeting, -1) for factor in self.factors if factor.parts),
+            levels=tuple(self._levels_of(factor) for factor in self.factors),
+            hosts=tuple(plain.get(factor.meeting, -1) for factor in self.scaled),
+            absorbed=self.absorbed is not None,
         )
+
+    def _levels_of(self, factor: Coded) -> int:
+        absorbed = self.absorbed if factor.absorbed else None
+        return len(factor.column_names) if absorbed is None else len(absorbed.levels)
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
-        """(k,) names of the coefficients."""
+        """(p,) names of the coefficients, those of absorbed levels left out."""
         names = ["Intercept"] if self.intercept else []
         for piece in self.pieces:
             names.extend([piece.name] if isinstance(piece, Dense) else piece.column_names)
@@ -327,11 +365,15 @@ class Design:
     def has_reference(self, factor: Factor) -> bool:
         """Whether a term compares the levels of a factor with its reference."""
         place = self.variables.index(factor)
-        return factor.coding == "treatment" and any(
-            not full
-            for term in self.terms
-            for variable, full in zip(term.variables, term.full, strict=True)
-            if variable == place
+        return (
+            not factor.absorbed
+            and factor.coding == "treatment"
+            and any(
+                not full
+                for term in self.terms
+                for variable, full in zip(term.variables, term.full, strict=True)
+                if variable == place
+            )
         )
 
     def column_of(self, factor: Coded) -> str:
@@ -359,6 +401,9 @@ class Design:
 
     def _pieces_of(self, place: int, term: Term) -> Iterable[Dense | Coded]:
         variables = [self.variables[variable] for variable in term.variables]
+        if isinstance(variables[0], Factor) and variables[0].absorbed:
+            yield Coded(place, variables[0].name, Meeting(term.variables, term.full), (), (), absorbed=True)
+            return
         multiplied: list[int] = []
         meeting: list[int] = []
         for at, (variable, full) in enumerate(zip(variables, term.full, strict=True)):
@@ -571,7 +616,7 @@ class Encoder:
     def __init__(self, design: Design) -> None:
         self._design = design
         self._recoders = {
-            place: Recoder(variable.code, variable.code(None))
+            place: variable.recoder()
             for place, variable in enumerate(design.variables)
             if isinstance(variable, Factor)
         }
@@ -718,6 +763,8 @@ class Encoder:
                 row[:] = coded_as[meeting]
             if factor.parts:
                 numeric.append(_product(factor.parts, columns))
+            elif factor.absorbed and design.layout.scaled:
+                numeric.append(np.ones(frame.rows, dtype=np.int8))
             may_be_special = least < REFERENCE or meeting.cells is not None
             if may_be_special and row.size and row.min() < REFERENCE:
                 special.append(place)
@@ -822,10 +869,11 @@ def _changed(column: str) -> StreamlrError:
 
 
 def terms_with_limits(design: Design) -> Mapping[str, int]:
-    """Names of all levels and cells set aside, each with the outcome it always had."""
+    """Names of levels and cells set aside, each with the outcome it always had; absorbed ones not listed."""
     found = {
         f"{factor.name}[T.{level}]": outcome
         for factor in design.categories
+        if not factor.absorbed
         for level, outcome in factor.set_aside
     }
     for factor in design.factors:

@@ -29,7 +29,7 @@ Gaps = dict[str, NDArray[np.bool_]]
 class Feature:
     """A variable: an expression and the kind that it is coded as. `named`: the user asked for it by name.
 
-    `whole`: its numbers are whole whatever the rows hold.
+    `whole`: its numbers are whole whatever the rows hold. `absorbed`: see `streamlr.design.absorbing`.
     """
 
     expression: Expression
@@ -37,6 +37,7 @@ class Feature:
     categorical: bool
     named: bool
     whole: bool = False
+    absorbed: bool = False
 
     @property
     def column(self) -> str:
@@ -130,7 +131,9 @@ def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
             return pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.string()))
         return array.cast(pa.string()) if pa.types.is_string_view(array.type) else array
 
-    return pa.RecordBatch.from_arrays([plain_text(array) for array in batch.columns], names=batch.schema.names)
+    return pa.RecordBatch.from_arrays(
+        [plain_text(array) for array in batch.columns], names=batch.schema.names
+    )
 
 
 def _cast(batch: pa.RecordBatch, kinds: Mapping[str, Kind]) -> pa.RecordBatch:

@@ -16,12 +16,10 @@ from streamlr.design.design import CellGrouping, Cells, Design, Factor, Number, 
 from streamlr.design.expressions import Call, Column
 from streamlr.design.features import Feature, Reader
 from streamlr.design.functions import options_of
+from streamlr.design.levels import FIRST, SECOND
 from streamlr.design.profile import (
-    FIRST,
-    MAXIMUM_LEVELS,
     MAXIMUM_OUTCOMES,
     NOT_MERGED,
-    SECOND,
     CellCounts,
     Merging,
     ProfileSums,
@@ -100,7 +98,7 @@ def mergings(spec: Spec, profile: ProfileSums) -> dict[str, Merging]:
     """How values of each factor become levels: rare ones of a `lump` together, missing ones as a level."""
     found = {}
     for feature in spec.features:
-        if not feature.categorical:
+        if not feature.categorical or feature.absorbed:
             continue
         counts = profile.factors[feature.name].counts or {}
         values = {value: float(count[0]) for value, count in counts.items() if value is not None}
@@ -285,9 +283,14 @@ def _check_levels(spec: Spec, profile: ProfileSums, findings: Findings) -> None:
     for feature in spec.features:
         reason = why_left_out(feature, profile, findings)
         if reason is not None and feature.categorical and "constant" not in reason:
+            if feature.absorbed:
+                raise StreamlrError(
+                    f"column '{feature.column}' cannot be absorbed: {reason}. Absorb a coarser column."
+                )
             raise StreamlrError(
                 f"column '{feature.column}' cannot be a factor: {reason}. "
                 f"Leave it out with --exclude {feature.column}."
+                + (f" Or absorb its effects with --absorb {feature.column}." if "more than" in reason else "")
             )
 
 
@@ -300,11 +303,14 @@ def why_left_out(feature: Feature, profile: ProfileSums, findings: Findings) -> 
     if not feature.categorical:
         low, high = profile.ranges.get(feature.column, (0.0, 1.0))
         return f"constant ({low:g})" if low == high else None
-    levels = findings.levels(feature, profile)
-    if levels is None:
-        return f"more than {MAXIMUM_LEVELS:,} levels"
+    counted = profile.factors[feature.name]
+    if counted.too_many:
+        return f"more than {counted.limit:,} levels"
+    levels: Sequence[Level] = (
+        counted.levels if feature.absorbed else list(findings.levels(feature, profile) or ())
+    )
     if len(levels) == 1:
-        return f"constant ({next(iter(levels))})"
+        return f"constant ({levels[0]})"
     if len(levels) == profile.rows_used and len(levels) > 2:
         return f"one level per row ({len(levels):,} levels in {profile.rows_used:,} rows)"
     return None
@@ -336,6 +342,12 @@ def _single_outcome_levels(
     }
     for place in sorted(spanned):
         feature = spec.features[place]
+        if feature.absorbed:
+            # A ridge keeps every effect finite.
+            single = {} if spec.absorb_l2 else profile.factors[feature.name].single_outcome(first_is_positive)
+            if single:
+                found[feature.name] = single
+            continue
         in_cells = findings.levels_in_cells(feature.name)
         for level, counts in (findings.levels(feature, profile) or {}).items():
             outcome = _always(counts, first_is_positive)
@@ -460,6 +472,7 @@ def freeze(
         offset=spec.offset,
         trials=spec.trials,
         missing=spec.missing,
+        absorb_l2=spec.absorb_l2,
     )
 
 
@@ -490,11 +503,12 @@ def full_coding(spec: Spec) -> list[tuple[bool, ...]]:
     """
     found: list[tuple[bool, ...]] = []
     sets = [frozenset(term) for term in spec.terms]
-    lacking = not spec.intercept
+    # Absorbed effects that nothing holds back are a full coding already.
+    lacking = not (spec.intercept or (spec.absorbed and not spec.absorb_l2))
     for at, term in enumerate(spec.terms):
         codes = []
         for place in term:
-            if not spec.features[place].categorical:
+            if not spec.features[place].categorical or spec.features[place].absorbed:
                 codes.append(False)
                 continue
             rest = sets[at] - {place}
@@ -545,6 +559,10 @@ def _width(feature: Feature, types: Mapping[str, pa.DataType]) -> int:
 def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, findings: Findings) -> Factor:
     merging = findings.merging_of(feature)
     set_aside = findings.set_aside.get(feature.name, {})
+    if feature.absorbed:
+        known = sorted_levels(dict.fromkeys(profile.factors[feature.name].levels))
+        aside = tuple((level, set_aside[level]) for level in sorted_levels(set_aside))
+        return Factor(feature, tuple(known), None, aside)
     order = level_order(feature.expression, reader.states)
     filled = spec.fill is not None
     with_rows = findings.levels(feature, profile) or {}

@@ -2,9 +2,11 @@
 
 Model columns are what a user sees: the intercept, then term after term. Slots are where kernels keep them:
 dense columns first, then for each factor one slot for "no column" and one a level. A layout is the map
-between the two and where every table of the Hessian lies.
+between the two and where every table of the Hessian lies. The columns of an absorbed factor, of which there
+may be a million, stand behind all others in both numberings.
 
-A factor times a number is a factor whose rows have a scale; such factors come after all others.
+A factor times a number is a factor whose rows have a scale; such factors come after all others, an absorbed
+one last.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ class Layout:
 
     The last `len(hosts)` factors are scaled. `hosts` names for each a factor without a scale that has the
     same columns but for the scale, -1 where the model has none: it can take up what centring moves.
+    `absorbed`: the last factor, the last term, is absorbed, so that the Hessian is bordered
+    (`streamlr.linear_algebra.Bordered`); behind scaled factors its scale is one.
     """
 
     order: tuple[int, ...]
     numeric: int
     levels: tuple[int, ...]
     hosts: tuple[int, ...] = ()
+    absorbed: bool = False
 
     @property
     def intercept(self) -> int:
@@ -111,14 +116,14 @@ class Layout:
     @cached_property
     def slot_of_column(self) -> NDArray[np.int64]:
         """(k,) the slot of every model column."""
-        slots: list[int] = []
+        slots = [np.empty(0, dtype=np.int64)]
         for term in self.order:
             if term < self.numeric:
-                slots.append(0 if term < 0 else self.intercept + term)
+                slots.append(np.array([0 if term < 0 else self.intercept + term]))
             else:
                 start = int(self.starts[term - self.numeric]) + 1
-                slots.extend(range(start, start + self.levels[term - self.numeric]))
-        return np.array(slots, dtype=np.int64)
+                slots.append(np.arange(start, start + self.levels[term - self.numeric]))
+        return np.concatenate(slots)
 
     @cached_property
     def factor_columns(self) -> tuple[slice, ...]:
@@ -134,15 +139,18 @@ class Layout:
     @cached_property
     def group_of_column(self) -> NDArray[np.int64]:
         """(k,) place in `order` of the column; of one factor's columns a row has at most one."""
-        groups: list[int] = []
-        for place, term in enumerate(self.order):
-            groups.extend([place] * (self.levels[term - self.numeric] if term >= self.numeric else 1))
-        return np.array(groups, dtype=np.int64)
+        sizes = [self.levels[term - self.numeric] if term >= self.numeric else 1 for term in self.order]
+        return np.repeat(np.arange(len(sizes)), sizes)
 
     @property
     def columns(self) -> int:
         """k, the number of model columns."""
         return self.dense + sum(self.levels)
+
+    @property
+    def own_columns(self) -> int:
+        """p, the number of model columns in front of those that are absorbed; all k where none are."""
+        return self.columns - (self.levels[-1] if self.absorbed else 0)
 
     def to_slots(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(k,) by model column to (slots,); "no column" gets zero."""

@@ -17,17 +17,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streamlr.design.columns import Level, coded, entries_of, has_nan, level_of, numbers, plain
+from streamlr.design.columns import Level, coded, entries_of, has_nan, level_of, numbers
 from streamlr.design.features import Feature, Gaps, Reader, text_columns
+from streamlr.design.levels import (
+    FIRST,
+    MAXIMUM_ABSORBED,
+    OTHER,
+    ROWS,
+    SECOND,
+    LevelCounts,
+    is_among,
+)
 from streamlr.design.spec import Spec
 from streamlr.design.values import missing_of
-from streamlr.kernels.levels import count_levels
 
-# A factor beyond this is given up with advice; a dense Hessian of this many columns would need 80 GB.
-MAXIMUM_LEVELS = 100_000
 # More outcomes than this are not listed; two are wanted.
 MAXIMUM_OUTCOMES = 1_000
-ROWS, FIRST, SECOND, OTHER = range(4)
 
 
 @dataclass(frozen=True)
@@ -155,63 +160,6 @@ class CellCounts:
 
 
 @dataclass
-class LevelCounts:
-    """Rows used and weight by outcome of every value of a factor, None where rows without one are used;
-    `counts` is None above the cap."""
-
-    counts: dict[Level | None, NDArray[np.float64]] | None = field(default_factory=dict)
-    dictionary: pa.Array | None = None
-    table: NDArray[np.float64] | None = None  # (entries, 4) of the dictionary at hand
-    passed_over: set[Level] = field(default_factory=set)  # levels of rows that are not used
-
-    def add(
-        self, codes: pa.DictionaryArray, unused: NDArray[np.bool_] | None, amounts: NDArray[np.float64]
-    ) -> None:
-        """Add the `amounts` (3, n) of each row to the first columns of its level; zeros where `unused`."""
-        if self.counts is None:
-            return
-        if self.dictionary is None or not codes.dictionary.equals(self.dictionary):
-            self.flush()
-            self.dictionary = codes.dictionary
-            self.table = np.zeros((len(codes.dictionary) + 1, 4))  # null rows have the last entry
-        assert self.table is not None
-        entries = entries_of(codes, len(codes.dictionary))
-        count_levels(entries, amounts, self.table)
-        if unused is not None and len(self.passed_over) <= MAXIMUM_LEVELS:
-            others = np.unique(entries[unused & plain(codes.is_valid())])
-            values = self.dictionary.to_pylist()
-            levels = (level_of(values[entry]) for entry in others)
-            self.passed_over.update(level for level in levels if level is not None)
-
-    def flush(self) -> None:
-        """Move the counts of the dictionary at hand to the levels that its entries stand for."""
-        if self.table is None or self.dictionary is None or self.counts is None:
-            return
-        values = [*self.dictionary.to_pylist(), None]
-        for entry in np.flatnonzero(self.table[:, ROWS]):
-            level = level_of(values[entry])
-            known = self.counts.get(level)
-            self.counts[level] = self.table[entry] + (0.0 if known is None else known)
-        self.dictionary = self.table = None
-        if len(self.counts) > MAXIMUM_LEVELS:
-            self.counts = None
-
-    def merge(self, other: LevelCounts, columns: Sequence[int]) -> None:
-        """Add another part's counts, whose columns are ours in the order `columns`."""
-        self.passed_over |= other.passed_over
-        if self.counts is None or other.counts is None:
-            self.counts = None
-            return
-        for level, theirs in other.counts.items():
-            moved = np.zeros(4)
-            np.add.at(moved, list(columns), theirs)
-            known = self.counts.get(level)
-            self.counts[level] = moved if known is None else known + moved
-        if len(self.counts) > MAXIMUM_LEVELS:
-            self.counts = None
-
-
-@dataclass
 class ProfileSums:
     """Counts over rows; `outcomes` are the target's values with their rows, in the order they came."""
 
@@ -250,7 +198,7 @@ class ProfileSums:
         for feature in task.features:
             if feature.categorical:
                 codes[feature.name] = coded(reader.levels(feature, frame))
-                if not spec.keeps_gaps:
+                if not spec.keeps_gaps or feature.absorbed:
                     reader.note_gaps(feature, frame, missing_of(codes[feature.name]), gaps)
             else:
                 columns = reader.numeric(feature, frame, gaps)
@@ -261,7 +209,9 @@ class ProfileSums:
             self.missing[name] += int(np.count_nonzero(missing))
             unused = missing if unused is None else unused | missing
         read = set(batch.schema.names)
-        self.filled.update({name: _count(missing_of(frame.raw(name))) for name in reader.fills if name in read})
+        self.filled.update(
+            {name: _count(missing_of(frame.raw(name))) for name in reader.fills if name in read}
+        )
         weight = self._checked_weight(roles, spec)
         for name, aside in task.set_aside.items():
             unused = self._set_aside(_is_level(codes[name], aside), unused)
@@ -290,8 +240,10 @@ class ProfileSums:
             everywhere = np.zeros((3, n))
             everywhere[:, keep] = amounts
             amounts = everywhere
-        for name, factor_codes in codes.items():
-            self.factors.setdefault(name, LevelCounts()).add(factor_codes, unused, amounts)
+        for feature in task.factors:
+            if feature.name not in self.factors:
+                self.factors[feature.name] = counts_for(feature)
+            self.factors[feature.name].add(codes[feature.name], unused, amounts)
 
     def _set_aside(
         self, aside: NDArray[np.bool_], unused: NDArray[np.bool_] | None
@@ -414,7 +366,9 @@ class ProfileSums:
             found = [self._column(level) for level in list(other.outcomes)[:2]]
             columns = [ROWS, *found, *[OTHER] * (3 - len(found))]
         for name, counts in other.factors.items():
-            self.factors.setdefault(name, LevelCounts()).merge(counts, columns)
+            if name not in self.factors:
+                self.factors[name] = LevelCounts(counts.limit)
+            self.factors[name].merge(counts, columns)
         for name, cells in other.cells.items():
             self.cells.setdefault(name, CellCounts()).merge(cells, columns)
         self.filled.update(other.filled)
@@ -445,7 +399,14 @@ def _count(missing: NDArray[np.bool_] | None) -> int:
     return 0 if missing is None else int(np.count_nonzero(missing))
 
 
+def counts_for(feature: Feature) -> LevelCounts:
+    """Counts of a factor's levels, none of them yet."""
+    return LevelCounts(MAXIMUM_ABSORBED, list_passed_over=False) if feature.absorbed else LevelCounts()
+
+
 def _is_level(codes: pa.DictionaryArray, aside: Aside) -> NDArray[np.bool_]:
+    if aside.merging == NOT_MERGED:
+        return is_among(codes, aside.levels)
     values = [*codes.dictionary.to_pylist(), None]
     wanted = np.array([aside.merging.level(level_of(value)) in aside.levels for value in values])
     return wanted[entries_of(codes, len(values) - 1)]

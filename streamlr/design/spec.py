@@ -51,6 +51,12 @@ class Spec:
     reference: Mapping[str, Any]
     excluded: Mapping[str, str]
     target_inferred: bool
+    absorb_l2: float = 0.0
+
+    @property
+    def absorbed(self) -> str | None:
+        """The name of the factor whose effects are absorbed."""
+        return next((feature.name for feature in self.features if feature.absorbed), None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -83,12 +89,9 @@ class Spec:
     def with_term(self, feature: Feature) -> Spec:
         """The spec with one variable more, as a term of its own behind the others of one variable."""
         place = len(self.features)
-        main = [term for term in self.terms if len(term) == 1]
-        return replace(
-            self,
-            features=(*self.features, feature),
-            terms=(*main, (place,), *self.terms[len(main) :]),
-        )
+        main = [term for term in self.terms if len(term) == 1 and not self.features[term[0]].absorbed]
+        rest = [term for term in self.terms if term not in main]
+        return replace(self, features=(*self.features, feature), terms=(*main, (place,), *rest))
 
 
 def resolve_spec(

@@ -32,3 +32,27 @@ def count_levels(indices: Codes, amounts: NDArray[np.float64], table: NDArray[np
         table[entry, 0] += amounts[0, i]
         table[entry, 1] += amounts[1, i]
         table[entry, 2] += amounts[2, i]
+
+
+@kernel
+def look_up(values: NDArray[np.int64], low: int, table: Codes, unknown: int, out: Codes) -> int:
+    """out[i] = table[values[i] - low], `unknown` outside of the table: `values` (n,), `table` (m,).
+
+    Returns the least of `out` and zero.
+    """
+    least = 0
+    high = low + table.size
+    for i in range(values.size):
+        value = values[i]
+        code = table[value - low] if low <= value < high else unknown
+        out[i] = code
+        least = min(least, code)
+    return least
+
+
+@kernel
+def add_rows(rows: NDArray[np.float64], places: Codes, table: NDArray[np.float64]) -> None:
+    """table[places[i]] += rows[i]: `rows` (n, m), `places` (n,), `table` (k, m)."""
+    for i in range(places.size):
+        for j in range(table.shape[1]):
+            table[places[i], j] += rows[i, j]

@@ -30,6 +30,7 @@ from streamlr.kernels.block import (
 )
 from streamlr.kernels.logistic import log_binomial_coefficients, saturated_loss
 from streamlr.kernels.tile import Block, Conditioning
+from streamlr.linear_algebra import Bordered, Hessian
 from streamlr.passes.cells import Cells
 from streamlr.passes.packing import aligned
 
@@ -181,30 +182,68 @@ class Sums:
         """(k,) gradient by model column."""
         return self.totals.gradient[self.layout.slot_of_column]
 
-    def hessian(self) -> Floats:
-        """(k, k) Hessian by model column."""
+    def hessian(self) -> Hessian:
+        """Hessian by model column: (k, k), or bordered by an absorbed factor."""
         layout, totals = self.layout, self.totals
-        dense = layout.slot_of_column < layout.dense
-        places = np.flatnonzero(dense)[np.argsort(layout.slot_of_column[dense])]
-        whole = np.zeros((layout.columns, layout.columns))
+        own = layout.own_columns
+        places = self._places
+        whole = np.zeros((own, own))
         lower = np.tril(totals.gram[: layout.dense, : layout.dense])
         whole[np.ix_(places, places)] = lower + np.tril(lower, -1).T
-        first = layout.dense
-        cross = totals.cross
-        if layout.intercept:
-            # Of a factor without a scale the intercept's row is the diagonal.
-            plain = layout.starts[layout.plain] - first if layout.scaled else layout.factor_slots
-            cross = np.vstack([np.r_[totals.diagonal[:plain], cross[0, plain:]], cross[1:]])
         factors = list(zip(layout.factor_columns, layout.starts, layout.widths, strict=True))
+        if layout.absorbed:
+            factors.pop()
         for f, (rows, start, width) in enumerate(factors):
-            slots = slice(start - first + 1, start - first + width)  # all but "no column"
-            whole[places, rows] = cross[:, slots]
-            whole[rows, places] = cross[:, slots].T
+            slots = self._slots_of_levels(start, width)
+            self._copy_cross(slots, whole[:, rows])
+            whole[rows, places] = whole[places, rows].T
             whole[np.arange(rows.start, rows.stop), np.arange(rows.start, rows.stop)] = totals.diagonal[slots]
             for g in range(f + 1, len(factors)):
-                columns, _, other_width = factors[g]
-                begin = layout.pair_starts[f, g]
-                table = totals.pairs[begin : begin + width * other_width].reshape(width, other_width)[1:, 1:]
+                columns = factors[g][0]
+                table = self._pair_table(f, g)
                 whole[rows, columns] = table
                 whole[columns, rows] = table.T
-        return whole
+        if not layout.absorbed:
+            return whole
+        slots = self._slots_of_levels(layout.starts[-1], layout.widths[-1])
+        border = np.zeros((own, layout.levels[-1]))
+        self._copy_cross(slots, border)
+        for f, (rows, _, _) in enumerate(factors):
+            border[rows] = self._pair_table(f, len(factors))
+        return Bordered(whole, border, totals.diagonal[slots])
+
+    def shed(self) -> None:
+        """Let go of the tables of the Hessian, which has been assembled."""
+        nothing = np.zeros((0, 0))
+        self.totals = self.totals._replace(gram=nothing, cross=nothing, pairs=np.zeros(0))
+
+    @property
+    def _places(self) -> NDArray[np.int64]:
+        """Model columns of the dense slots."""
+        slots = self.layout.slot_of_column
+        dense = slots < self.layout.dense
+        return np.flatnonzero(dense)[np.argsort(slots[dense])]
+
+    def _slots_of_levels(self, start: int, width: int) -> slice:
+        """Slots of a factor but for "no column", counted from the first factor's."""
+        first = int(start) - self.layout.dense
+        return slice(first + 1, first + int(width))
+
+    def _copy_cross(self, slots: slice, out: Floats) -> None:
+        """Products of dense columns with the levels in `slots` into their rows of `out`."""
+        layout = self.layout
+        intercept = layout.intercept
+        places = self._places
+        if intercept:
+            # Of a factor without a scale the intercept's row is the diagonal.
+            scaled = layout.scaled and slots.start >= layout.starts[layout.plain] - layout.dense
+            out[places[0]] = self.totals.cross[0, slots] if scaled else self.totals.diagonal[slots]
+        for j in range(intercept, layout.dense):
+            out[places[j]] = self.totals.cross[j, slots]
+
+    def _pair_table(self, f: int, g: int) -> Floats:
+        """Products of two factors' levels."""
+        layout = self.layout
+        begin = layout.pair_starts[f, g]
+        rows, columns = layout.widths[f], layout.widths[g]
+        return self.totals.pairs[begin : begin + rows * columns].reshape(rows, columns)[1:, 1:]

@@ -216,6 +216,11 @@ class ProbeTask(DesignTask):
     coef: Floats
     combinations: Floats
 
+    @property
+    def cells(self) -> int:
+        """Size of the probe, in numbers."""
+        return len(self.combinations) * self.design.layout.slots
+
     def __call__(self, parts: Sequence[Any]) -> Probe:
         """The probe of one leaf."""
         layout = self.design.layout

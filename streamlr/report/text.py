@@ -116,6 +116,14 @@ class Summary:
             )
         else:
             lines.append(f"NOT converged after {passes}: the estimates are not proved to be near the maximum")
+        absorbed = about.get("absorbed")
+        if absorbed is not None:
+            line = f"effects of {absorbed['levels']:,} levels of {printable(absorbed['name'])} absorbed"
+            if absorbed["l2"]:
+                line += f", with a ridge of {absorbed['l2']:g}"
+            if absorbed["set_aside"]:
+                line += f"; {absorbed['set_aside']:,} more have one outcome only"
+            lines.append(line)
         if self._result["aliased"]:
             lines.append(f"aliased (combinations of earlier terms): {listing(self._result['aliased'])}")
         for name, levels in about["unused_levels"].items():

@@ -587,3 +587,20 @@ def test_rows_with_another_level_in_the_last_row_group_only(cli, flights_like, p
     parquet(flights_like.set_column(position, "origin", pa.array(origin)), rows_per_group=40)
     tidy = cli(*ARGUMENTS, "--format", "json").tidy()
     assert tidy["origin[T.SWF]"]["estimate"] is not None
+
+
+def test_absorbing_a_factor_is_the_fit_with_its_dummies(cli, flights_like, parquet):
+    parquet(flights_like, rows_per_group=40)
+    arguments = ("fit", "data.parquet", "-y", "late", "-x", "dep_delay,weekend", "--format", "json")
+    absorbed = cli(*arguments, "--absorb", "carrier")
+    assert absorbed.exit_code == 0, absorbed.stderr
+    assert "4 levels of 'carrier'" in absorbed.stderr
+    assert list(absorbed.tidy()) == ["dep_delay", "weekend[T.True]"]
+    dummies = cli(*arguments, "-x", "carrier").tidy()
+    same_table(absorbed.tidy(), {term: dummies[term] for term in absorbed.tidy()})
+    ridged = cli(*arguments, "--absorb", "carrier", "--absorb-l2", "0.01")
+    assert list(ridged.tidy()) == ["Intercept", "dep_delay", "weekend[T.True]"]
+    assert cli(*arguments, "--absorb", "carrier", "--absorb-l2", "-1").exit_code == 2
+    nobody = cli(*arguments, "--absorb", "carier")
+    assert nobody.exit_code == 1
+    assert "did you mean" in nobody.stderr.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamlr.kernels.levels import count_levels, recode
+from streamlr.kernels.levels import add_rows, count_levels, look_up, recode
 
 
 @pytest.mark.parametrize("rows", [0, 1, 1000])
@@ -28,4 +28,25 @@ def test_counting_adds_the_amounts_of_every_row_to_its_level() -> None:
     for row in range(500):
         want[indices[row], :3] += amounts[:, row]
     count_levels(indices, amounts, table)
+    np.testing.assert_array_equal(table, want)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1000])
+def test_looking_up_values_in_a_table_of_their_range(rows: int) -> None:
+    values = np.random.default_rng(rows).integers(-12, 3, rows)
+    table = np.array([3, -1, 0, -5, 7], dtype=np.int32)
+    out = np.full(rows, 99, dtype=np.int32)
+    least = look_up(values, -10, table, -4, out)
+    assert out.tolist() == [table[value + 10] if -10 <= value < -5 else -4 for value in values]
+    assert least == min([0, *out.tolist()])
+
+
+def test_adding_rows_to_the_places_they_belong_to() -> None:
+    rng = np.random.default_rng(4)
+    places = rng.integers(0, 7, 300).astype(np.int32)
+    rows = rng.integers(0, 9, (300, 4)).astype(np.float64)
+    table = rng.integers(0, 9, (7, 4)).astype(np.float64)
+    want = table.copy()
+    np.add.at(want, places, rows)
+    add_rows(rows, places, table)
     np.testing.assert_array_equal(table, want)

@@ -13,6 +13,7 @@ import pytest
 from streamlr.design.layout import Layout
 from streamlr.kernels.block import LEAST_CURVATURE, SCALARS
 from streamlr.kernels.tile import Block, Conditioning
+from streamlr.linear_algebra import Bordered
 from streamlr.passes.sums import Sums, scratch_for
 
 NOTHING = np.empty(0)
@@ -107,6 +108,27 @@ def test_terms_in_any_order(order: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("intercept", [False, True])
 def test_factors_of_every_number(levels: tuple[int, ...], numeric: int, intercept: bool) -> None:
     check(Layout(tuple(range(-int(intercept), numeric + len(levels))), numeric, levels))
+
+
+@pytest.mark.parametrize("order", [(-1, 0, 1, 2, 3, 4), (3, 1, -1, 2, 0, 4), (2, 0, 3, 1, 4), (4,)])
+def test_an_absorbed_factor_borders_the_hessian(order: tuple[int, ...]) -> None:
+    """It is the Hessian of the same layout without absorbing, in blocks."""
+    numeric, levels = (2, (3, 5, 11)) if len(order) > 1 else (0, (11,))
+    order = order if len(order) > 1 else (0,)
+    layout = Layout(order, numeric, levels, absorbed=True)
+    block = block_of(numeric, levels, 500)
+    coef = np.random.default_rng(5).normal(size=layout.columns) * 0.3
+    sums = sums_of(layout, block, coef)
+    bordered, dense = sums.hessian(), sums_of(replace(layout, absorbed=False), block, coef).hessian()
+    assert isinstance(bordered, Bordered)
+    assert isinstance(dense, np.ndarray)
+    p = layout.own_columns
+    assert p == layout.columns - 11
+    np.testing.assert_array_equal(bordered.dense, dense[:p, :p])
+    np.testing.assert_array_equal(bordered.border, dense[:p, p:])
+    np.testing.assert_array_equal(np.diag(bordered.tail), dense[p:, p:])
+    sums.shed()
+    np.testing.assert_array_equal(bordered.border, dense[:p, p:])
 
 
 @pytest.mark.parametrize("kinds", [{}, {"trials": True, "weight": True, "offset": True}])
