@@ -50,9 +50,11 @@ def conclude(
     own = design.layout.own_columns
     active = np.flatnonzero(basis.active[:own])
     covariance = inverse(state.evaluation.hessian)
-    whole = np.zeros((len(names), len(names)))
-    whole[np.ix_(active, active)] = covariance
-    raw_covariance = basis.covariance_to_raw(whole)[np.ix_(active, active)]
+    whole = covariance
+    if len(active) < len(names):
+        whole = np.zeros((len(names), len(names)))
+        whole[np.ix_(active, active)] = covariance
+    std_errors = inference.standard_errors(basis.covariance_to_raw(whole))[active]
     constants = _constants(objective)
     for column, reason in constants.items():
         session.remark(f"left out: {column} ({reason})")
@@ -78,7 +80,7 @@ def conclude(
         conditioned_effects=effects,
         conditioned_covariance=covariance,
         params=params,
-        bse=inference.standard_errors(raw_covariance),
+        bse=std_errors,
         statistics=_statistics(session, objective, first, state, tol),
         conf_level=conf_level,
         dropped={name: int(count) for name, count in first.tally.missing.items() if count},

@@ -284,7 +284,8 @@ def _unpack_numbers(text: str, count: int) -> NDArray[np.float64]:
 
 
 def _pack(matrix: NDArray[np.float64]) -> str:
-    lower = matrix[np.tril_indices(len(matrix))].astype("<f8")
+    rows = [matrix[i, : i + 1] for i in range(len(matrix))]
+    lower = np.concatenate([np.empty(0), *rows]).astype("<f8", copy=False)
     return base64.b64encode(lower.tobytes()).decode("ascii")
 
 
@@ -293,5 +294,8 @@ def _unpack(text: str, k: int) -> NDArray[np.float64]:
     if lower.size != k * (k + 1) // 2 or not np.isfinite(lower).all():
         raise ValueError("the covariance does not fit the coefficients")
     matrix = np.zeros((k, k))
-    matrix[np.tril_indices(k)] = lower
-    return matrix + np.tril(matrix, -1).T
+    begin = 0
+    for i in range(k):
+        matrix[i, : i + 1] = matrix[: i + 1, i] = lower[begin : begin + i + 1]
+        begin += i + 1
+    return matrix

@@ -145,6 +145,10 @@ class Metric:
         own = 1.0 / (self.inverse_diagonal * diagonal(hessian)) if self._factor is not None else np.zeros(k)
         self.singular = bool((own < SINGULAR).any())
 
+    def release(self) -> None:
+        """Give up the factor, and with it all use but for `inverse_diagonal`."""
+        self._factor = None
+
     def learn(self, moved: Floats, change: Floats) -> None:
         """The gradient changed by `change` (k,) over a step `moved` (k,)."""
         product = float(moved @ change)
@@ -220,6 +224,8 @@ def newton(
         information = np.maximum(information, np.maximum(own, FLATTEST * own.max(initial=0.0)))
         direction = _believable(evaluation, direction, information)
         with_hessian = not reuse or _wants_hessian(evaluation, direction, decrements, spare)
+        if with_hessian:
+            metric.release()  # the next one is as large
         found = _search(objective, coef, evaluation, direction, with_hessian)
         if found is not None:
             trial, trial_evaluation, step = found
@@ -290,7 +296,7 @@ def inverse(hessian: Hessian) -> Floats:
     factor = factorise(hessian)
     if factor is None:
         raise StreamlrError("the information matrix is singular at the estimate; no standard errors exist.")
-    return factor.inverse()
+    return factor.into_inverse()
 
 
 def _proved_ahead(state: State, inverse_diagonal: Floats, tolerance: float, spare: float) -> State | None:

@@ -130,8 +130,7 @@ class Objective:
         hessian: Hessian = np.zeros((0, 0))
         if with_hessian:
             hessian = restricted(sums.hessian(), active)
-            if self.design.layout.absorbed:
-                sums.shed()  # it is as large as the border, which is a copy
+            sums.shed()  # the tables are as large as what was made of them
         evaluation = Evaluation(
             loss=sums.loss,
             gradient=sums.gradient()[active],

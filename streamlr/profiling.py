@@ -304,15 +304,14 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     Raises `StreamlrError` with the arithmetic where one thread does not fit.
     """
     layout = design.layout
-    k, slots, levels = layout.own_columns, layout.slots, 0
+    k, levels = layout.own_columns, 0
     if layout.absorbed:
         levels = layout.levels[-1]
-        slots -= int(layout.widths[-1])
     hessian = 8 * k * k
     border = 8 * k * levels
-    # Assembled, in model order, scaled, factored and inverted: five matrices at the widest moment. Of the
-    # border, which is never factored, that of the estimate at hand and that of the next.
-    algebra = 8 * slots * slots + 4 * hessian + 2 * border + VECTORS * 8 * levels + LEVEL_BYTES * levels
+    # That of the estimate at hand, that of the next, its factor, and one in the making: four matrices at the
+    # widest moment. Of the border, which is never factored, two.
+    algebra = 4 * hessian + 2 * border + VECTORS * 8 * levels + LEVEL_BYTES * levels
     tables = 8 * layout.cells
     tile = 8 * (layout.padded + layout.scaled) * layout.tile_rows
     waiting = WAITING

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from streamlr.design.layout import Layout
 from streamlr.kernels.tile import Conditioning
+from streamlr.linear_algebra import make_symmetric
 
 Floats = NDArray[np.float64]
 
@@ -110,12 +111,16 @@ class Basis:
     def to_conditioned(self, values: Floats) -> Floats:
         """Coefficients of the basis columns, (k, ...) or (p, ...), as coefficients of the z columns."""
         out = np.array(values, dtype=np.float64)
+        self._make_conditioned(out)
+        return out
+
+    def _make_conditioned(self, out: Floats) -> None:
+        """`to_conditioned` in place, along the first axis."""
         for column, gamma, stretch in reversed(
             list(zip(self.reduced, self.gamma, self.stretch, strict=True))
         ):
             out[column] *= stretch
             out -= np.multiply.outer(gamma[: len(out)], out[column])
-        return out
 
     def from_conditioned(self, values: Floats) -> Floats:
         """The way back of `to_conditioned`, which keeps the linear predictor of every row."""
@@ -127,7 +132,13 @@ class Basis:
 
     def to_raw(self, values: Floats) -> Floats:
         """Coefficients of the basis columns, (k, ...) or (p, ...), as coefficients of the user's columns."""
-        out = self.to_conditioned(values)
+        out = np.array(values, dtype=np.float64)
+        self._make_raw(out)
+        return out
+
+    def _make_raw(self, out: Floats) -> None:
+        """`to_raw` in place, along the first axis."""
+        self._make_conditioned(out)
         layout = self.layout
         numeric, q = self.numeric_columns, layout.numeric
         out[numeric] *= self.scale[:q].reshape((-1,) + (1,) * (out.ndim - 1))
@@ -141,13 +152,14 @@ class Basis:
             out[columns] *= self.scale[q + place]
             if host >= 0:
                 out[layout.factor_columns[host]] -= self.centre[q + place] * out[columns]
-        return out
 
     def covariance_to_raw(self, covariance: Floats) -> Floats:
-        """(k, k) or (p, p) covariance of basis coefficients as that of the user's."""
-        half = self.to_raw(covariance)
-        whole = self.to_raw(half.T)
-        return 0.5 * (whole + whole.T)
+        """(k, k) or (p, p) covariance of basis coefficients as that of the user's, in one copy."""
+        whole = np.array(covariance, dtype=np.float64)
+        self._make_raw(whole)
+        self._make_raw(whole.T)
+        make_symmetric(whole)
+        return whole
 
     @property
     def numeric_columns(self) -> NDArray[np.int64]:

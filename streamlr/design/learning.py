@@ -30,7 +30,8 @@ from streamlr.errors import StreamlrError
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
 
-# Distinct values that are counted one by one.
+# Distinct values that are counted one by one; more than ranks can be wanted (2 MOST_INTERVALS + 2), or no end is
+# reached.
 MOST_VALUES = 1 << 18
 # Bins of a round, over all ranges that are looked into.
 BINS = 1 << 16
