@@ -30,8 +30,8 @@ from streamlr.errors import StreamlrError
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
 
-# Distinct values that are counted one by one; more than ranks can be wanted (2 MOST_INTERVALS + 2), or no end is
-# reached.
+# Distinct values that are counted one by one: more than there can be ranks to find, 2 (MOST_INTERVALS + 1), as
+# otherwise there would be no end to the rounds.
 MOST_VALUES = 1 << 18
 # Bins of a round, over all ranges that are looked into.
 BINS = 1 << 16
@@ -41,10 +41,15 @@ ROUNDING = 1e-26
 
 @dataclass
 class Moments:
-    """Count, mean and squared deviations (Chan, Golub and LeVeque 1983, American Statistician 37, 242)."""
+    """Count, mean and squared deviations (Chan, Golub and LeVeque 1983, American Statistician 37, 242).
+
+    `rest` is what the mean lacks as a double: n rest**2 would be added to the squares of a column whose mean
+    is large beside its spread.
+    """
 
     count: int = 0
     mean: float = 0.0
+    rest: float = 0.0
     squares: float = 0.0
     low: float = math.inf
     high: float = -math.inf
@@ -54,16 +59,20 @@ class Moments:
         if x.size:
             with np.errstate(over="ignore", invalid="ignore"):  # an overflow is found in the end, and named
                 mean = float(x.mean())
-                squares = float(((x - mean) ** 2).sum())
-            self.merge(Moments(x.size, mean, squares, float(x.min()), float(x.max())))
+                deviations = x - mean
+                rest = float(deviations.mean())
+                squares = float(((deviations - rest) ** 2).sum())
+            self.merge(Moments(x.size, mean, rest, squares, float(x.min()), float(x.max())))
 
     def merge(self, other: Moments) -> Moments:
         """Add another part's."""
         count = self.count + other.count
         if count and other.count:
-            step = other.mean - self.mean
+            step = (other.mean - self.mean) + (other.rest - self.rest)
             self.squares += other.squares + step * step * self.count * other.count / count
-            self.mean += step * other.count / count
+            moved = self.rest + step * other.count / count
+            mean = self.mean + moved
+            self.mean, self.rest = mean, moved - (mean - self.mean)
         self.count = count
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         return self
