@@ -16,8 +16,8 @@ The house, from the top:
                     sums; kept blocks, cells of rows that repeat, the spool, memory
     newton.py       the driver and its certificate; separation.py, inference.py: arrays in, arrays out
     linear_algebra.py  factors of dense Hessians, and of those bordered by an absorbed factor
-    design/         formulas and row filters; names and roles; what functions learn; profile, levels, the frozen
-                    design; encoding, conditioning
+    design/         formulas and row filters; names and roles; what functions learn; profile, levels, the
+                    frozen design; encoding, conditioning
     sources/        anything that holds a table, as parts of record batches
     kernels/        compiled sums over a block of rows
 

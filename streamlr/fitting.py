@@ -250,15 +250,17 @@ def _maximise(
         starts = starts_of(session, design, basis, null, profile, sample)
 
         keying = keying_of(design, partial(_whole_range, source))
-        objective = Objective(
-            design,
-            basis,
-            session.run_pass,
-            session.cache,
-            null_start(design, profile),
-            None if keying is None else Gathering(keying, session.run_cells),
-        )
-        objective, coef, evaluation, aliased = settle_basis(objective, *begin(objective, starts, null))
+        gathering = None if keying is None else Gathering(keying, session.run_cells)
+        while True:
+            objective = Objective(
+                design, basis, session.run_pass, session.cache, null_start(design, profile), gathering
+            )
+            objective, coef, evaluation, aliased = settle_basis(objective, *begin(objective, starts, null))
+            unhosted = objective.basis.unhosted
+            if not unhosted.any():
+                break
+            # Centring a scale would change a model that has no estimate for what takes it up.
+            basis, starts = basis.without_centres(unhosted), [null]
         assert objective.first is not None
         rows_as_profiled = objective.first.tally.rows_used == profile.rows_used
         if rows_as_profiled and np.isfinite(objective.extent()).all():

@@ -102,8 +102,10 @@ def features_to_profile(source: Source, spec: Spec) -> tuple[Feature, ...]:
 
 
 def _filled_columns(source: Source, spec: Spec) -> list[str]:
-    """Columns of numbers whose gaps are filled: for "indicator" those of numeric variables that may have some;
-    a value given fills every gap, those of rows to come as well, except where a column is a factor itself."""
+    """Columns whose gaps are filled: for "indicator" those of numeric variables that may have any.
+
+    A value given fills every gap, those of rows to come as well, except where a column is a factor itself.
+    """
     told = spec.fill is not None
     return sorted(
         {

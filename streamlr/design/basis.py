@@ -143,15 +143,43 @@ class Basis:
         numeric, q = self.numeric_columns, layout.numeric
         out[numeric] *= self.scale[:q].reshape((-1,) + (1,) * (out.ndim - 1))
         if layout.intercept:
-            intercept = int(np.flatnonzero(layout.slot_of_column == 0)[0])
-            out[intercept] -= np.tensordot(self.centre[:q], out[numeric], axes=1)
+            out[self._intercept] -= np.tensordot(self.centre[:q], out[numeric], axes=1)
         elif layout.absorbed:
             out[layout.own_columns :] -= np.tensordot(self.centre[:q], out[numeric], axes=1)
         for place, host in enumerate(layout.hosts):
             columns = layout.factor_columns[layout.plain + place]
             out[columns] *= self.scale[q + place]
             if host >= 0:
-                out[layout.factor_columns[host]] -= self.centre[q + place] * out[columns]
+                moved = self.centre[q + place] * out[columns]
+                if place in self._full_hosts:  # the intercept takes up the reference's, for all levels
+                    out[self._intercept] -= moved[0]
+                    moved = moved[1:] - moved[0]
+                out[layout.factor_columns[host]] -= moved
+
+    @property
+    def unhosted(self) -> NDArray[np.bool_]:
+        """(q + s,) scales whose centre nothing takes up, because a column of its host has no estimate."""
+        layout = self.layout
+        found = np.zeros(self.centre.shape, dtype=np.bool_)
+        for place, host in enumerate(layout.hosts):
+            if host >= 0 and self.centre[layout.numeric + place] != 0.0:
+                scaled = self.active[layout.factor_columns[layout.plain + place]]
+                needed = scaled[1:] | scaled[0] if place in self._full_hosts else scaled
+                lost = needed & ~self.active[layout.factor_columns[host]]
+                found[layout.numeric + place] = lost.any()
+        return found
+
+    def without_centres(self, which: NDArray[np.bool_]) -> Basis:
+        """The same basis with the centres of some inputs (q + s,) at zero."""
+        return replace(self, centre=np.where(which, 0.0, self.centre))
+
+    @property
+    def _full_hosts(self) -> set[int]:
+        return {place for place, full in enumerate(self.layout.full_hosts) if full}
+
+    @property
+    def _intercept(self) -> int:
+        return int(np.flatnonzero(self.layout.slot_of_column == 0)[0])
 
     def covariance_to_raw(self, covariance: Floats) -> Floats:
         """(k, k) or (p, p) covariance of basis coefficients as that of the user's, in one copy."""

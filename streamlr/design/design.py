@@ -295,12 +295,20 @@ class Design:
         places.update({piece: len(self.numbers) + place for place, piece in enumerate(self.factors)})
         unscaled = self.factors[: len(self.factors) - len(self.scaled)]
         plain = {factor.meeting: place for place, factor in enumerate(unscaled)}
+        hosts = [plain.get(factor.meeting, -1) for factor in self.scaled]
+        full = [False] * len(hosts)
+        for place, factor in enumerate(self.scaled):
+            meeting = factor.meeting
+            if hosts[place] < 0 and self.intercept and meeting.full == (True,) and meeting.cells is None:
+                hosts[place] = plain.get(replace(meeting, full=(False,)), -1)
+                full[place] = hosts[place] >= 0
         return Layout(
             order=(*([-1] if self.intercept else []), *(places[piece] for piece in self.pieces)),
             numeric=len(self.numbers),
             levels=tuple(self._levels_of(factor) for factor in self.factors),
-            hosts=tuple(plain.get(factor.meeting, -1) for factor in self.scaled),
+            hosts=tuple(hosts),
             absorbed=self.absorbed is not None,
+            full_hosts=tuple(full),
         )
 
     def _levels_of(self, factor: Coded) -> int:
@@ -810,8 +818,8 @@ class Encoder:
             met.append(f"{variable.name} {variable.all_levels[levels[place][row] - REFERENCE]!r}")
         raise StreamlrError(
             f"'{factor.name}' meets levels that the model has not seen together: {' with '.join(met)} "
-            f"({count:,} such rows here). Score such rows as missing with --unseen null, or without this term "
-            "with --unseen reference."
+            f"({count:,} such rows here). Score such rows as missing with --unseen null, or without this "
+            "term with --unseen reference."
         )
 
     def _outcome(self, array: pa.Array, missing: Gaps) -> NDArray[np.int8]:

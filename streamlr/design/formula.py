@@ -34,10 +34,11 @@ MAXIMUM_TERMS = 10_000
 LARGEST_POWER = 4
 # Variables and terms that are looked at while the operators are worked out: 0.5 s.
 MOST_STEPS = 1_000_000
-# What a formula is cut into: names in backquotes, texts, words, and single characters. A text without an end
-# takes all that is left.
+# What a formula is cut into: names in backquotes, texts, words, and single characters. What has no end takes
+# all that is left, so that no text is looked through twice.
 PIECES = re.compile(
-    r"""`[^`]*`|'(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|%in%|[\w.]+|\s+|.""", re.DOTALL
+    r"""`(?:[^`]|``)+(?:`(?!`)|\Z)|'(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|%in%|[\w.]+|\s+|.""",
+    re.DOTALL,
 )
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 SIGNS = ("+", "-", "~", "!")
@@ -116,17 +117,19 @@ class _Marked:
                 end = self._end_of(at if piece == "{" else at + 1)
                 inside = self._pieces[at + 1 : end - 1] if piece == "{" else self._pieces[at:end]
                 piece = self._mark("".join(inside).strip())
-            elif piece == "`" or piece == "``":
+            elif piece == "`":
                 raise self._fault("a name in backquotes is empty or has no end")
-            elif piece[0] == "`" or (re.match(r"\w|\.\w", piece) and not re.fullmatch("[0-9.]+", piece)):
+            elif piece[0] == "`" or (re.match(r"[\w.]", piece) and not re.fullmatch("[0-9.]+", piece)):
                 piece = self._mark(piece)
-            depth += (piece in CLOSING) - (piece in CLOSING.values())
+            depth += (piece == "(") - (piece == ")")
             signs = signs + 1 if piece in SIGNS else signs * piece.isspace()
             joined += piece in OPERATORS
             if depth > MAXIMUM_DEPTH or signs > MAXIMUM_DEPTH:
                 raise StreamlrError(f"the formula is nested more than {MAXIMUM_DEPTH} deep.")
             if joined > MAXIMUM_TERMS:
                 raise StreamlrError(f"the formula {_short(text)} has more than {MAXIMUM_TERMS:,} operators.")
+            if piece in ("[", "]", "{", "}"):
+                raise self._fault(f"'{piece}' is not expected there")
             if piece == "|":  # formulaic takes 90 s for 30,000 of them, to say the same
                 raise StreamlrError(f"cannot use {_short(text)}: the operator | has no meaning there.")
             written.append(piece)
@@ -135,7 +138,9 @@ class _Marked:
 
     def shown(self, message: str) -> str:
         """A message about marks as one about variables."""
-        return re.sub(rf"{MARK}(\d+)", lambda found: self.variables[int(found[1])].strip("`"), message)
+        for number in reversed(range(len(self.variables) if MARK in message else 0)):
+            message = message.replace(f"{MARK}{number}", self.variables[number].strip("`"))
+        return message
 
     def _mark(self, variable: str) -> str:
         self.variables.append(variable)
@@ -246,8 +251,7 @@ class _Reader:
         if kind == "value":
             raise self._no_term(text)
         variable = self._marked.variables[int(text.removeprefix(MARK))]
-        quoted = variable.startswith("`") and variable.count("`") == 2 and variable.endswith("`")
-        expression = Column(variable[1:-1]) if quoted else parse_expression(variable)
+        expression = parse_expression(variable)
         if isinstance(expression, Constant):
             raise self._no_term(variable)
         self.written.update(columns_of(expression))

@@ -29,6 +29,9 @@ from streamlr.design.spec import Spec
 from streamlr.design.values import level_order, states_columns
 from streamlr.errors import SeparationError, StreamlrError, did_you_mean
 
+# Cells are numbered by int64.
+MOST_CELLS = 1 << 62
+
 SeparationPolicy = Literal["levels", "error"]
 
 
@@ -414,6 +417,11 @@ def groupings_of(spec: Spec, variables: Sequence[Variable]) -> dict[str, CellGro
             if _is_met(variables[place], whole)
         ]
         factors = tuple(variable for variable in met if isinstance(variable, Factor))
+        cells = math.prod(len(factor.all_levels) for factor in factors)
+        if len(factors) > 1 and cells > MOST_CELLS:
+            raise StreamlrError(
+                f"{_term_name(spec, term)} has {cells:.1e} cells, too many to tell apart. Lump rare levels."
+            )
         if len(factors) > 1:
             found[_term_name(spec, term)] = CellGrouping(factors)
     return found

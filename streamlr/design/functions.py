@@ -110,7 +110,7 @@ def kind_of(expression: Expression, types: Mapping[str, pa.DataType]) -> Kind:
 def check_alone(expression: Expression) -> None:
     """Refuse functions that make several columns, or a factor, inside of others. Raises `StreamlrError`."""
     inner = expression
-    while isinstance(inner, Call) and inner.function == "I":
+    while isinstance(inner, Call) and inner.function == "I" and inner.arguments:
         inner = inner.arguments[0]
     for node in nodes_of(inner):
         if node is not inner and isinstance(node, Call) and node.function in SEVERAL:

@@ -27,7 +27,8 @@ class Layout:
     columns, q + f factor f; `levels` has the number of columns of each factor.
 
     The last `len(hosts)` factors are scaled. `hosts` names for each a factor without a scale that has the
-    same columns but for the scale, -1 where the model has none: it can take up what centring moves.
+    same columns but for the scale, -1 where the model has none: it can take up what centring moves. Where
+    `full_hosts`, the factor has a column for its reference too, and the host and the intercept take it up.
     `absorbed`: the last factor, the last term, is absorbed, so that the Hessian is bordered
     (`streamlr.linear_algebra.Bordered`); behind scaled factors its scale is one.
     """
@@ -37,6 +38,7 @@ class Layout:
     levels: tuple[int, ...]
     hosts: tuple[int, ...] = ()
     absorbed: bool = False
+    full_hosts: tuple[bool, ...] = ()
 
     @property
     def intercept(self) -> int:

@@ -30,8 +30,8 @@ from streamlr.errors import StreamlrError
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
 
-# Distinct values that are counted one by one: more than there can be ranks to find, 2 (MOST_INTERVALS + 1), as
-# otherwise there would be no end to the rounds.
+# Distinct values that are counted one by one: more than there can be ranks to find, 2 (MOST_INTERVALS + 1),
+# as otherwise there would be no end to the rounds.
 MOST_VALUES = 1 << 18
 # Bins of a round, over all ranges that are looked into.
 BINS = 1 << 16
@@ -67,7 +67,9 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """Add another part's."""
         count = self.count + other.count
-        if count and other.count:
+        if not self.count:
+            self.mean, self.rest, self.squares = other.mean, other.rest, other.squares
+        elif other.count:
             step = (other.mean - self.mean) + (other.rest - self.rest)
             self.squares += other.squares + step * step * self.count * other.count / count
             moved = self.rest + step * other.count / count
