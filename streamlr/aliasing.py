@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from streamlr.linear_algebra import (
+    Blocked,
     Bordered,
     Hessian,
     cholesky,
@@ -38,6 +39,8 @@ Floats = NDArray[np.float64]
 # Share of a column's information that must be its own; below, it is looked at row by row. Above, solving
 # loses six digits of sixteen at most.
 NOMINATION = 1e-6
+# Share of it that is certain where an eigenvalue is known by its order of magnitude only.
+SAFETY = 0.1
 # Units of rounding, relative to the sum of absolute terms, up to which a residual is zero.
 ROUNDING = 32 * np.finfo(np.float64).eps
 # gamma itself carries the rounding of the Hessian; it is refined until the residual is zero or stays put.
@@ -151,6 +154,11 @@ def nominate(hessian: Hessian, skip: list[int]) -> tuple[list[Nomination], NDArr
 
     `skip`: columns that are kept whatever their pivot. Absorbed columns are taken first and never nominated.
     """
+    if isinstance(hessian, Blocked):
+        # No combination of columns has less information than the least eigenvalue tells.
+        if hessian.factor is not None and hessian.factor.condition < SAFETY / NOMINATION:
+            return [], np.arange(len(hessian))
+        hessian = hessian.matrix
     left = hessian
     if isinstance(hessian, Bordered):
         left, hessian = hessian.schur_complement(), hessian.dense

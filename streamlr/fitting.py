@@ -26,6 +26,7 @@ from streamlr.design.learning import LearningTask
 from streamlr.design.spec import Spec, WeightType, resolve_spec
 from streamlr.errors import ConvergenceWarning, StreamlrError
 from streamlr.events import Listener, PassDone, silent
+from streamlr.linear_algebra import threads_of_algebra
 from streamlr.model import Model
 from streamlr.newton import Evaluation, State, newton
 from streamlr.objective import Gathering, Objective
@@ -194,6 +195,7 @@ def fit(
         threading.Thread(target=load_kernels, args=[SMALLEST_LAYOUT], daemon=True).start()
     with ExitStack() as held:
         held.enter_context(threadpool_limits(1))
+        held.enter_context(threads_of_algebra(threads or available_cores()))
         workers = held.enter_context(Workers(threads or available_cores()))
         session = Session(source, workers, on_event, started)
         if spool is not None:

@@ -1,8 +1,13 @@
 """Factors of positive definite matrices: dense ones by LAPACK, bordered ones by block elimination.
 
-A Hessian is an array (k, k) or a `Bordered`, whose last block is diagonal: that of a factor whose effects are
-absorbed. `diagonal`, `plus_diagonal`, `restricted`, `is_finite`, `solve` and `factorise` take either, so that
-whoever uses them need not know which it is.
+A Hessian is an array (k, k); a `Blocked`, an array in which a run of columns is known never to meet, as the
+levels of a factor do not; or a `Bordered`, whose last block is diagonal and which is never formed: that of a
+factor whose effects are absorbed. `diagonal`, `plus_diagonal`, `restricted`, `is_finite`, `solve` and
+`factorise` take any, so that whoever uses them need not know which it is. Columns that never meet are
+eliminated first: with 3,000 of 5,000 the factor costs a fifth.
+
+What is large is worked on in blocks of fixed borders, by as many threads as `threads_of_algebra` allows; the
+result is the same for any number of them.
 
 `scipy.linalg` is imported here and not where it is used, so that its BLAS is loaded, and can be held to one
 thread, before a fit begins. It costs nothing: numba imports it too.
@@ -10,8 +15,13 @@ thread, before a fit begins. It costs nothing: numba imports it too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +33,37 @@ Floats = NDArray[np.float64]
 AT_ONCE = 1 << 19
 # Columns that are mirrored at once: both copies of such a block stay in the second-level cache.
 MIRRORED = 128
+# Rows of a matrix that a thread works on at once.
+ROWS_AT_ONCE = 256
+# Steps of a power iteration that is to tell orders of magnitude.
+POWERS = 5
+
+_threads: ContextVar[int] = ContextVar("threads", default=1)
+
+
+@contextlib.contextmanager
+def threads_of_algebra(count: int) -> Iterator[None]:
+    """As many threads may work on large matrices inside of the block."""
+    before = _threads.set(count)
+    try:
+        yield
+    finally:
+        _threads.reset(before)
+
+
+def _for_each(work: Callable[[slice], None], blocks: list[slice]) -> None:
+    """Work on blocks that do not depend on each other."""
+    count = min(_threads.get(), len(blocks))
+    if count < 2:
+        for block in blocks:
+            work(block)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, blocks))
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(first, min(first + ROWS_AT_ONCE, count)) for first in range(0, count, ROWS_AT_ONCE)]
 
 
 @dataclass(frozen=True)
@@ -45,10 +86,19 @@ class Bordered:
     def schur_complement(self) -> Floats:
         """(p, p) dense - border diag(1 / tail) border', symmetric to the last bit."""
         left = self.dense.copy()
-        if len(left):
-            for chunk in self.chunks:
+        if len(left) <= ROWS_AT_ONCE:
+            for chunk in self.chunks if len(left) else ():
                 half = self.border[:, chunk] / np.sqrt(self.tail[chunk])
                 left -= half @ half.T
+            return left
+
+        def subtract(rows: slice) -> None:
+            for chunk in self.chunks:
+                half = self.border[: rows.stop, chunk] / np.sqrt(self.tail[chunk])
+                left[rows, : rows.stop] -= half[rows] @ half.T
+
+        _for_each(subtract, _blocks(len(left)))
+        _mirror(left)
         return left
 
     def completed(self, vector: Floats) -> Floats:
@@ -59,7 +109,40 @@ class Bordered:
         return np.concatenate([vector, -(vector @ self.border) / self.tail])
 
 
-Hessian = Floats | Bordered
+@dataclass(frozen=True)
+class Blocked:
+    """A symmetric matrix (k, k) in which the columns of `run` never meet: their block is diagonal."""
+
+    matrix: Floats
+    run: slice
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+    @cached_property
+    def factor(self) -> BlockedFactor | None:
+        """Its factor, which is small beside it; None where it is not finite and positive definite."""
+        inner = factorise(self.bordered())
+        if not isinstance(inner, BorderedFactor):
+            return None
+        return BlockedFactor(self.others, self.run, inner, np.diagonal(self.matrix).copy())
+
+    @property
+    def others(self) -> NDArray[np.int64]:
+        """(p,) the columns in front of the run and behind it."""
+        return np.concatenate([np.arange(self.run.start), np.arange(self.run.stop, len(self))])
+
+    def bordered(self) -> Bordered:
+        """The same matrix with the run last."""
+        others = self.others
+        return Bordered(
+            self.matrix[np.ix_(others, others)],
+            self.matrix[others, self.run],
+            np.diagonal(self.matrix)[self.run].copy(),
+        )
+
+
+Hessian = Floats | Blocked | Bordered
 
 
 @dataclass(frozen=True)
@@ -125,11 +208,13 @@ class BorderedFactor:
         """(p + m,) diagonal of the inverse: of S^-1, and of D^-1 + D^-1 B' S^-1 B D^-1."""
         matrix = self.matrix
         last = 1.0 / matrix.tail
-        if len(matrix.dense):
-            for chunk in matrix.chunks:
-                columns = matrix.border[:, chunk] / self.schur.scale[:, np.newaxis]
-                half = self.schur.inverse_lower @ columns
-                last[chunk] += np.einsum("ij,ij->j", half, half) / matrix.tail[chunk] ** 2
+
+        def add(chunk: slice) -> None:
+            columns = matrix.border[:, chunk] / self.schur.scale[:, np.newaxis]
+            half = self.schur.inverse_lower @ columns
+            last[chunk] += np.einsum("ij,ij->j", half, half) / matrix.tail[chunk] ** 2
+
+        _for_each(add, list(matrix.chunks) if len(matrix.dense) else [])
         return np.concatenate([self.schur.inverse_diagonal(), last])
 
     def into_inverse(self) -> Floats:
@@ -141,25 +226,113 @@ class BorderedFactor:
         return vector[:p], vector[p:]
 
 
+@dataclass(frozen=True)
+class BlockedFactor:
+    """The factor of a `Blocked`, whose run is eliminated first. `own`: (k,) diagonal of the matrix."""
+
+    others: NDArray[np.int64]
+    run: slice
+    inner: BorderedFactor
+    own: Floats
+
+    @cached_property
+    def condition(self) -> float:
+        """About the largest eigenvalue of the inverse of the matrix scaled to a unit diagonal.
+
+        By power iteration (Golub and Van Loan 2013, Matrix Computations, section 7.3.1), which comes from
+        below; a tenth of it is never reported here in practice.
+        """
+        scale = np.sqrt(self.own)
+        vector = np.full(len(scale), 1.0 / math.sqrt(len(scale)))
+        largest = 0.0
+        for _ in range(POWERS):
+            vector = scale * self.solve(scale * vector)
+            largest = float(np.sqrt(vector @ vector))
+            vector /= largest
+        return largest
+
+    def half_solve(self, vector: Floats) -> Floats:
+        """(k,) L^-1 vector in the order of elimination; its length is that in the metric of the inverse."""
+        return self.inner.half_solve(self._in_order(vector))
+
+    def solve(self, vector: Floats) -> Floats:
+        """(k,) the inverse times a vector"""
+        return self._back(self.inner.solve(self._in_order(vector)))
+
+    def inverse_diagonal(self) -> Floats:
+        """(k,) diagonal of the inverse"""
+        return self._back(self.inner.inverse_diagonal())
+
+    def into_inverse(self) -> Floats:
+        """(k, k) the inverse, symmetric to the last bit"""
+        border, tail = self.inner.matrix.border, self.inner.matrix.tail
+        schur = self.inner.schur
+        head = Factor(schur.scale, schur.inverse_lower.copy(order="F")).into_inverse()
+        k = len(self.others) + len(tail)
+        whole = np.empty((k, k))
+        whole[np.ix_(self.others, self.others)] = head
+        shares = border / tail
+        behind = np.arange(self.run.start, self.run.stop)
+        middle = np.empty_like(shares)
+
+        def multiply(rows: slice) -> None:
+            np.matmul(head[rows], shares, out=middle[rows])
+
+        def fill(rows: slice) -> None:
+            block = shares[:, rows].T @ middle[:, : rows.stop]
+            block[np.arange(block.shape[0]), np.arange(rows.start, rows.stop)] += 1.0 / tail[rows]
+            whole[behind[rows], self.run.start : self.run.start + rows.stop] = block
+
+        _for_each(multiply, _blocks(len(head)))
+        whole[self.others, self.run] = -middle
+        whole[self.run, self.others] = -middle.T
+        _for_each(fill, _blocks(len(tail)))
+        _mirror(whole[self.run, self.run])
+        return whole
+
+    def _in_order(self, vector: Floats) -> Floats:
+        return np.concatenate([vector[self.others], vector[self.run]])
+
+    def _back(self, vector: Floats) -> Floats:
+        found = np.empty_like(vector)
+        found[self.others] = vector[: len(self.others)]
+        found[self.run] = vector[len(self.others) :]
+        return found
+
+
+AnyFactor = Factor | BlockedFactor | BorderedFactor
+
+
 def diagonal(hessian: Hessian) -> Floats:
     """(k,) the diagonal."""
     if isinstance(hessian, Bordered):
         return np.concatenate([np.diagonal(hessian.dense), hessian.tail])
-    return np.diagonal(hessian)
+    return np.diagonal(hessian.matrix if isinstance(hessian, Blocked) else hessian)
 
 
 def plus_diagonal(hessian: Hessian, values: Floats) -> Hessian:
     """The matrix with `values` (k,) added to its diagonal."""
     if isinstance(hessian, Bordered):
         p = len(hessian.dense)
-        return Bordered(hessian.dense + np.diag(values[:p]), hessian.border, hessian.tail + values[p:])
-    return hessian + np.diag(values)
+        return Bordered(_plus(hessian.dense, values[:p]), hessian.border, hessian.tail + values[p:])
+    if isinstance(hessian, Blocked):
+        return Blocked(_plus(hessian.matrix, values), hessian.run)
+    return _plus(hessian, values)
+
+
+def _plus(matrix: Floats, values: Floats) -> Floats:
+    found = matrix.copy()
+    np.einsum("ii->i", found)[:] += values
+    return found
 
 
 def restricted(hessian: Hessian, places: NDArray[np.int64]) -> Hessian:
     """Rows and columns `places`, ascending; the matrix itself where that is all of them."""
     if len(places) == len(hessian):
         return hessian
+    if isinstance(hessian, Blocked):
+        start, stop = np.searchsorted(places, [hessian.run.start, hessian.run.stop])
+        return Blocked(hessian.matrix[np.ix_(places, places)], slice(int(start), int(stop)))
     if not isinstance(hessian, Bordered):
         return hessian[np.ix_(places, places)]
     p = len(hessian.dense)
@@ -177,11 +350,13 @@ def is_finite(hessian: Hessian) -> bool:
         return all(np.isfinite(block).all() for block in (hessian.dense, hessian.tail)) and bool(
             np.isfinite(hessian.border.sum())
         )
-    return bool(np.isfinite(hessian).all())
+    return bool(np.isfinite(hessian.matrix if isinstance(hessian, Blocked) else hessian).all())
 
 
 def solve(hessian: Hessian, vector: Floats) -> Floats:
     """(k,) the inverse times a vector, for a matrix that need not be positive definite to rounding."""
+    if isinstance(hessian, Blocked):
+        hessian = hessian.matrix
     if not isinstance(hessian, Bordered):
         return np.asarray(np.linalg.solve(hessian, vector), dtype=np.float64)
     p = len(hessian.dense)
@@ -190,8 +365,10 @@ def solve(hessian: Hessian, vector: Floats) -> Floats:
     return np.concatenate([head, (last - head @ hessian.border) / hessian.tail])
 
 
-def factorise(matrix: Hessian) -> Factor | BorderedFactor | None:
+def factorise(matrix: Hessian) -> AnyFactor | None:
     """The factor of a symmetric matrix (k, k), None where it is not finite and positive definite."""
+    if isinstance(matrix, Blocked):
+        return matrix.factor
     if isinstance(matrix, Bordered):
         # The smallest normal number: below, a reciprocal may be infinite.
         if not (is_finite(matrix) and (matrix.tail >= np.finfo(np.float64).tiny).all()):

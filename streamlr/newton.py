@@ -33,13 +33,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.errors import StreamlrError
-from streamlr.linear_algebra import Hessian, diagonal, factorise, plus_diagonal
+from streamlr.linear_algebra import BlockedFactor, Hessian, diagonal, factorise, plus_diagonal
 
 Floats = NDArray[np.float64]
 
@@ -71,6 +72,11 @@ SINGULAR_AFTER = 1.0
 # A Hessian that leaves a column less than this share of its information is singular to rounding: what is
 # computed in its metric proves nothing (separated data were "within 5.6e-9 standard errors" in it).
 SINGULAR = 1e-12
+# Share of a condition number that is certain where it is known by its order of magnitude only.
+SAFETY = 0.1
+# Rows with more curvature than this have leverages that bound their reach by a thousand, which proves what
+# is to be proved as soon as the decrement is small.
+FLAT_ROW = 1e-6
 
 Status = Literal["running", "converged", "stalled", "diverging"]
 
@@ -136,17 +142,34 @@ class Metric:
 
     def __init__(self, hessian: Hessian) -> None:
         self._factor = factorise(hessian)
+        self._own = diagonal(hessian)
         self._pairs: list[tuple[Floats, Floats, float]] = []
-        k = len(hessian)
-        self.inverse_diagonal = (
-            np.full(k, math.inf) if self._factor is None else self._factor.inverse_diagonal()
-        )
-        # The share of its information that no combination of others explains, of the column with the least.
-        own = 1.0 / (self.inverse_diagonal * diagonal(hessian)) if self._factor is not None else np.zeros(k)
-        self.singular = bool((own < SINGULAR).any())
+        self.singular = self._is_singular()
+
+    @cached_property
+    def inverse_diagonal(self) -> Floats:
+        """(k,) diagonal of the inverse, infinite where the Hessian is singular."""
+        if self._factor is None:
+            return np.full(len(self._own), math.inf)
+        return self._factor.inverse_diagonal()
+
+    def lengths_in(self, evaluation: Evaluation) -> Floats | None:
+        """The diagonal of the inverse where the reach of rows needs it; None where it costs as much as the
+        factor itself and leverages bound the reach well enough."""
+        if isinstance(self._factor, BlockedFactor) and evaluation.least_curvature > FLAT_ROW:
+            return None
+        return self.inverse_diagonal
+
+    def _is_singular(self) -> bool:
+        """Whether some column has next to no information that no combination of others explains."""
+        if self._factor is None:
+            return True
+        if isinstance(self._factor, BlockedFactor) and self._factor.condition < SAFETY / SINGULAR:
+            return False
+        return bool((1.0 / (self.inverse_diagonal * self._own) < SINGULAR).any())
 
     def release(self) -> None:
-        """Give up the factor, and with it all use but for `inverse_diagonal`."""
+        """Give up the factor, and with it all use."""
         self._factor = None
 
     def learn(self, moved: Floats, change: Floats) -> None:
@@ -203,7 +226,7 @@ def newton(
         direction, decrement = metric.solve(evaluation.gradient)
         distance = math.inf
         if not metric.singular:
-            distance = certified_distance(evaluation, decrement, metric.inverse_diagonal)
+            distance = certified_distance(evaluation, decrement, metric.lengths_in(evaluation))
         decrements.append(decrement)
         status = _status(decrements, distance, tolerance, metric.singular)
         if status != "running" and _standard_error_change(evaluation.drift) > spare > 0.0:
@@ -216,7 +239,7 @@ def newton(
             yield state
             return
         yield state
-        ahead = _proved_ahead(state, metric.inverse_diagonal, tolerance, spare)
+        ahead = _proved_ahead(state, metric.lengths_in(evaluation), tolerance, spare)
         if ahead is not None:
             yield ahead
             return
@@ -263,8 +286,11 @@ def _search(
         step *= _shrink(evaluation, step * slope, found)
 
 
-def certified_distance(evaluation: Evaluation, decrement: float, inverse_diagonal: Floats) -> float:
-    """-log(1 - u lambda) / u, or inf where u lambda >= 1; see the head of this module."""
+def certified_distance(evaluation: Evaluation, decrement: float, inverse_diagonal: Floats | None) -> float:
+    """-log(1 - u lambda) / u, or inf where u lambda >= 1; see the head of this module.
+
+    `inverse_diagonal`: (k,), or None where u is to be bounded by leverages alone.
+    """
     if not math.isfinite(decrement) or evaluation.drift > LONGEST_DRIFT:
         return math.inf
     return _distance(
@@ -272,13 +298,14 @@ def certified_distance(evaluation: Evaluation, decrement: float, inverse_diagona
     )
 
 
-def _reach_of_rows(evaluation: Evaluation, inverse_diagonal: Floats) -> float:
+def _reach_of_rows(evaluation: Evaluation, inverse_diagonal: Floats | None) -> float:
     """Bound on u, the largest length of a row in the metric of the inverse Hessian."""
-    lengths = math.exp(evaluation.drift / 2.0) * np.sqrt(np.maximum(inverse_diagonal, 0.0))
-    by_ranges = evaluation.box.reach(lengths)
     least = evaluation.least_curvature
     by_leverage = 1.0 / math.sqrt(least) if least > 0.0 else math.inf
-    return min(by_ranges, by_leverage)
+    if inverse_diagonal is None:
+        return by_leverage
+    lengths = math.exp(evaluation.drift / 2.0) * np.sqrt(np.maximum(inverse_diagonal, 0.0))
+    return min(evaluation.box.reach(lengths), by_leverage)
 
 
 def _distance(u: float, decrement: float) -> float:
@@ -299,7 +326,9 @@ def inverse(hessian: Hessian) -> Floats:
     return factor.into_inverse()
 
 
-def _proved_ahead(state: State, inverse_diagonal: Floats, tolerance: float, spare: float) -> State | None:
+def _proved_ahead(
+    state: State, inverse_diagonal: Floats | None, tolerance: float, spare: float
+) -> State | None:
     """The state after one more full step, where it is proved to be within the tolerance without evaluating.
 
     With s = max_i |x_i d| the curvature of every row changes by a factor within exp(+-s), hence after the

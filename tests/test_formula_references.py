@@ -23,6 +23,7 @@ import pytest
 from test_references import LIKELIHOOD_TOLERANCE, assert_close, by_term
 
 import streamlr
+from streamlr.design import layout
 
 REFERENCE = Path(__file__).parent / "reference"
 STORED: dict[str, Any] = json.loads((REFERENCE / "formulas" / "references.json").read_text())
@@ -91,6 +92,17 @@ def test_formula_agrees_with_r(
     assert {key: glance[key] for key in ("rows_read", "rows_used")} == {
         key: case[key] for key in ("rows_read", "rows_used")
     }
+
+
+@pytest.mark.parametrize(
+    "formula", [formula for formula in CASES if "carrier" in formula or "birthwt" in formula]
+)
+def test_factors_eliminated_first_change_nothing(
+    formula: str, written: Callable[[str, int | None], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As factors of hundreds of levels are."""
+    monkeypatch.setattr(layout, "LONG", 2)
+    test_formula_agrees_with_r(formula, None, written)
 
 
 OPERATORS = ("+", "-", "*", "/", ":", "^", "**", "%in%")

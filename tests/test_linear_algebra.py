@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from streamlr import linear_algebra
 from streamlr.linear_algebra import (
+    Blocked,
+    BlockedFactor,
     Bordered,
     BorderedFactor,
     Factor,
@@ -16,6 +19,7 @@ from streamlr.linear_algebra import (
     plus_diagonal,
     restricted,
     solve,
+    threads_of_algebra,
 )
 
 
@@ -127,3 +131,72 @@ def test_dense_matrices_are_arrays() -> None:
     assert not is_finite(matrix)
     matrix[2, 2] = 1e7
     np.testing.assert_allclose(matrix @ solve(matrix, np.arange(7.0)), np.arange(7.0), rtol=1e-7, atol=1e-7)
+
+
+def blocked(front: int, levels: int, behind: int) -> Blocked:
+    """A positive definite matrix in which `levels` columns between others never meet."""
+    k = front + levels + behind
+    rng = np.random.default_rng(k)
+    n = 4 * k
+    X = rng.normal(size=(n, k))
+    level = np.concatenate([np.arange(levels), rng.integers(0, levels, n - levels)])
+    X[:, front : front + levels] = level[:, None] == np.arange(levels)
+    size = 10.0 ** rng.uniform(-2, 2, k)
+    return Blocked((X.T @ X) * np.outer(size, size), slice(front, front + levels))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 0), (3, 7, 2), (0, 4, 6), (5, 3, 0), (300, 40, 260), (20, 600, 7)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_columns_that_never_meet_are_eliminated_first(shape: tuple[int, int, int], threads: int) -> None:
+    matrix = blocked(*shape)
+    k = len(matrix)
+    with threads_of_algebra(threads), threadpool_limits(1):
+        factor, plain = factorise(matrix), factorise(matrix.matrix)
+        assert isinstance(factor, BlockedFactor)
+        assert isinstance(plain, Factor)
+        own = np.sqrt(np.diagonal(matrix.matrix))
+        vector = np.random.default_rng(1).normal(size=k) * own
+        np.testing.assert_allclose(
+            factor.solve(vector) * own, plain.solve(vector) * own, rtol=1e-8, atol=1e-9
+        )
+        half = factor.half_solve(vector)
+        assert half @ half == pytest.approx(vector @ plain.solve(vector), rel=1e-10)
+        np.testing.assert_allclose(factor.inverse_diagonal(), plain.inverse_diagonal(), rtol=1e-9)
+        largest = 1.0 / np.linalg.eigvalsh(matrix.matrix / np.outer(own, own))[0]
+        assert 0.1 * largest <= factor.condition <= largest * (1 + 1e-9)
+        inverse = factor.into_inverse()
+        np.testing.assert_array_equal(inverse, inverse.T)
+        scale = np.outer(own, own)
+        np.testing.assert_allclose(inverse * scale, plain.into_inverse() * scale, rtol=1e-8, atol=1e-9)
+        # The factor is still of use.
+        np.testing.assert_array_equal(factor.half_solve(vector), half)
+
+
+def test_the_same_bits_for_any_number_of_threads() -> None:
+    with threadpool_limits(1):
+        inverses = []
+        for threads in (1, 2, 3):
+            with threads_of_algebra(threads):
+                factor = factorise(blocked(300, 700, 260))
+                assert factor is not None
+                inverses.append(factor.into_inverse().tobytes())
+    assert len(set(inverses)) == 1
+
+
+def test_places_of_a_run_move_with_its_matrix() -> None:
+    matrix = blocked(3, 6, 2)
+    places = np.array([0, 2, 4, 5, 8, 10])
+    part = restricted(matrix, places)
+    assert isinstance(part, Blocked)
+    assert part.run == slice(2, 5)
+    np.testing.assert_array_equal(part.matrix, matrix.matrix[np.ix_(places, places)])
+    more = plus_diagonal(matrix, np.arange(11.0))
+    assert isinstance(more, Blocked)
+    np.testing.assert_array_equal(more.matrix, matrix.matrix + np.diag(np.arange(11.0)))
+    np.testing.assert_array_equal(diagonal(more), np.diagonal(more.matrix))
+    broken = Blocked(matrix.matrix.copy(), matrix.run)
+    assert is_finite(broken)
+    broken.matrix[1, 7] = np.nan
+    assert not is_finite(broken)
+    assert factorise(broken) is None
+    assert factorise(Blocked(-matrix.matrix, matrix.run)) is None

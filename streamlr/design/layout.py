@@ -17,6 +17,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+# Levels of a factor from which on they are worth eliminating first.
+LONG = 256
 # Dense columns from which on a Hessian is worth saving.
 DEAR = 256
 
@@ -148,6 +150,12 @@ class Layout:
     def columns(self) -> int:
         """k, the number of model columns."""
         return self.dense + sum(self.levels)
+
+    @cached_property
+    def run(self) -> slice | None:
+        """The model columns of the largest factor without a scale, None where it has few levels."""
+        largest = max(range(self.plain), key=lambda f: self.levels[f], default=-1)
+        return self.factor_columns[largest] if largest >= 0 and self.levels[largest] >= LONG else None
 
     @property
     def own_columns(self) -> int:

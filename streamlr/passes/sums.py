@@ -30,7 +30,7 @@ from streamlr.kernels.block import (
 )
 from streamlr.kernels.logistic import log_binomial_coefficients, saturated_loss
 from streamlr.kernels.tile import Block, Conditioning
-from streamlr.linear_algebra import Bordered, Hessian
+from streamlr.linear_algebra import Blocked, Bordered, Hessian
 from streamlr.passes.cells import Cells
 from streamlr.passes.packing import aligned
 
@@ -204,7 +204,8 @@ class Sums:
                 whole[rows, columns] = table
                 whole[columns, rows] = table.T
         if not layout.absorbed:
-            return whole
+            run = layout.run
+            return whole if run is None else Blocked(whole, run)
         slots = self._slots_of_levels(layout.starts[-1], layout.widths[-1])
         border = np.zeros((own, layout.levels[-1]))
         self._copy_cross(slots, border)
