@@ -26,9 +26,14 @@ class ConvergenceWarning(UserWarning):
     """The estimates were returned without a proof that they are within the tolerance of the maximum."""
 
 
+LONGEST_NAME = 200
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence with the nearest known name, or nothing: " Did you mean 'income'?"."""
     names = list(known)
+    if len(name) > LONGEST_NAME:  # nobody types such a name by mistake, and comparing takes seconds
+        return ""
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     if not near:
         lowered = {known_name.lower(): known_name for known_name in names}

@@ -326,3 +326,12 @@ def test_a_filter_is_a_smaller_table(source: str, formula: str) -> None:
 def test_a_filter_that_keeps_nothing(source: str, formula: str) -> None:
     with pytest.raises(StreamlrError, match="no rows that --where keeps"):
         streamlr.fit(SOURCES[source](), formula, where="x > 1000")
+
+
+def test_intervals_without_end(tmp_path: Path) -> None:
+    """Breaks at infinity are written as R writes them, and kept in the model file, whose numbers are finite."""
+    model = reloaded(fit(FULL, "y ~ cut(x, [-Inf, 0, Inf])"), tmp_path)
+    assert model.terms == ("Intercept", "cut(x, [-Inf, 0, Inf])[T.(0,Inf]]")
+    low, high = model.predict({"x": [-1e300, 1e300]})
+    np.testing.assert_array_equal(model.predict({"x": [0.0, 1e-300]}), [low, high])
+    assert low != high

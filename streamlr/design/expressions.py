@@ -78,7 +78,9 @@ BINARY = {
 }  # fmt: skip
 COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 NOT, SUM, NEGATIVE = 3, 5, 7
-WORDS = {"True": True, "TRUE": True, "False": False, "FALSE": False, "None": None, "NULL": None}
+WORDS: dict[str, Plain] = {
+    "True": True, "TRUE": True, "False": False, "FALSE": False, "None": None, "NULL": None, "Inf": math.inf,
+}  # fmt: skip
 SAME = {"or": "|", "and": "&", "^": "**", "not": "~", "!": "~"}
 ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
@@ -291,7 +293,7 @@ def _constant(value: Plain | tuple[Plain, ...]) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_constant, value))}]"
     if not isinstance(value, str):
-        return repr(value)
+        return repr(value).replace("inf", "Inf")
     quote = '"' if "'" in value and '"' not in value else "'"
     text = value.replace("\\", "\\\\").replace(quote, "\\" + quote)
     for letter, character in ESCAPED.items():

@@ -429,7 +429,8 @@ def _cut(name: str, options: Mapping[str, Any]) -> Learner | State:
         if len(distinct) < 2:
             raise StreamlrError(f"{name}: all its breaks are one number, {distinct[0]:g}.")
         labels = interval_labels(distinct, right, lowest)
-        return {"breaks": distinct, "labels": labels, "right": right, "include_lowest": lowest}
+        finite = [value if math.isfinite(value) else None for value in distinct]  # as JSON can hold them
+        return {"breaks": finite, "labels": labels, "right": right, "include_lowest": lowest}
 
     if options.get("breaks") is not None:
         return finish(options["breaks"])

@@ -270,8 +270,9 @@ def _default_reason(name: str, kind: pa.DataType) -> str | None:
 
 def _check_name(name: str, names: Sequence[str], origin: str) -> None:
     if name not in names:
+        shown = name if len(name) <= 60 else name[:57] + "..."
         raise StreamlrError(
-            f"no column '{name}' in {origin} ({len(names)} columns).{did_you_mean(name, names)}"
+            f"no column '{shown}' in {origin} ({len(names)} columns).{did_you_mean(name, names)}"
         )
 
 

@@ -392,7 +392,9 @@ def _intervals(call: Call, frame: Frame, states: Mapping[str, State]) -> pa.Arra
     """`cut`: the interval of every row as a code into its labels; null outside of all of them."""
     x = as_numbers(evaluate(call.arguments[0], frame, states))
     state = states[text_of(call)]
-    breaks, right = np.array(state["breaks"]), bool(state["right"])
+    breaks, right = np.array(state["breaks"], dtype=np.float64), bool(state["right"])
+    breaks[np.isnan(breaks)] = np.inf  # None: no break on this side
+    breaks[0] = -np.inf if np.isinf(breaks[0]) else breaks[0]
     codes = np.searchsorted(breaks, x, side="left" if right else "right") - 1
     if state["include_lowest"]:  # the outer end of the last interval that is open there
         codes[x == (breaks[0] if right else breaks[-1])] = 0 if right else len(breaks) - 2
@@ -405,7 +407,7 @@ def interval_labels(breaks: Sequence[float], right: bool, include_lowest: bool) 
     """Names of the intervals between breaks, as R's `cut` writes them: three digits, more if they meet."""
     texts: list[str] = []
     for digits in range(3, 18):
-        texts = [f"{value:.{digits}g}" for value in breaks]
+        texts = [f"{value:.{digits}g}".replace("inf", "Inf") for value in breaks]
         if len(set(texts)) == len(texts):
             break
     opening, closing = ("(", "]") if right else ("[", ")")
