@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from streamlr.design.absorbing import absorbing
 from streamlr.design.columns import Level
 from streamlr.design.expressions import Column, quoted
 from streamlr.design.features import Feature, Reader
@@ -65,9 +66,18 @@ class _Look:
             yield batch
 
 
-def explain(source: Source, *, threads: int | None, memory: int | None, **options: Any) -> dict[str, Any]:
+def explain(
+    source: Source,
+    *,
+    threads: int | None,
+    memory: int | None,
+    absorb: str | None = None,
+    absorb_l2: float = 0.0,
+    **options: Any,
+) -> dict[str, Any]:
     """Rows, columns and the cost of a fit, as a dict that prints as JSON. `options` are those of `fit`."""
     spec = resolve_spec(source.schema, origin=", ".join(source.origin[:1]), **options)
+    spec = absorbing(spec, absorb, absorb_l2)
     if spec.where is not None:
         source = skipping(source, spec.where)
     spec = leave_out_by_metadata(source, spec)
@@ -183,8 +193,10 @@ def _formula(spec: Spec) -> str:
         column = quoted(feature.expression.name)
         return f"C({column})" if feature.name != feature.expression.name else column
 
-    names = [":".join(written(spec.features[place]) for place in term) for term in spec.terms]
-    right = " + ".join(names if spec.intercept else ["0", *names]) or "1"
+    listed = [term for term in spec.terms if not spec.features[term[0]].absorbed]
+    names = [":".join(written(spec.features[place]) for place in term) for term in listed]
+    # Absorbed effects stand in for an intercept, whatever the formula says.
+    right = " + ".join(names if spec.intercept or spec.absorbed else ["0", *names]) or "1"
     return f"{quoted(spec.target)} ~ {right}"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import mpmath
@@ -19,6 +20,7 @@ import pytest
 
 import streamlr
 from streamlr.design import design as design_module
+from streamlr.design.profile import CellCounts
 from streamlr.errors import SeparationError
 
 TOLERANCE = 1e-9
@@ -435,3 +437,70 @@ def test_a_factor_within_another_and_its_slopes(formula: str, maximum_likelihood
             column = column * (values == word if text else values.astype(float))
         columns.append(column)
     assert_agrees(model, maximum_likelihood(np.column_stack(columns), Y))
+
+
+def with_sure_level(outcome: int = 1) -> dict[str, Any]:
+    """g has a level z1 of twenty rows with one outcome."""
+    g, y = G.astype(object).copy(), Y.copy()
+    g[:20], y[:20] = "z1", outcome
+    return {"y": y, "x": X, "g": g.astype(str), "h": H}
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "y ~ x + C(g, sum)",
+        "y ~ x*C(g, helmert)",
+        "y ~ C(g, sum)*h",
+        "y ~ x + g + C(g, sum):x",
+        "y ~ C(g, poly)",
+    ],
+)
+@pytest.mark.parametrize("outcome", [0, 1])
+def test_levels_with_one_outcome_under_any_coding(formula: str, outcome: int, tmp_path: Path) -> None:
+    data = with_sure_level(outcome)
+    model = streamlr.fit(data, formula, tol=1e-12)
+    rest = streamlr.fit({name: values[20:] for name, values in data.items()}, formula, tol=1e-12)
+    assert model.terms == rest.terms
+    np.testing.assert_allclose(model.params, rest.params, rtol=1e-9, atol=1e-9)
+    assert model.glance()["rows_used"] == N - 20
+    model.save(tmp_path / "m.json")
+    scores = streamlr.load(tmp_path / "m.json").predict(data)
+    np.testing.assert_array_equal(scores[:20], outcome)
+    np.testing.assert_allclose(scores[20:], rest.predict(data)[20:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("formula", ["y ~ x*g*h", "y ~ g*h + x:h:g", "y ~ x + g*h"])
+def test_a_cell_set_aside_scores_its_limit_whatever_else_it_is_in(formula: str) -> None:
+    cell = (G == "b") & (H == "q")
+    data = {"y": np.where(cell, 0, Y), "x": X, "g": G, "h": H}
+    model = streamlr.fit(data, formula)
+    for unseen in ("null", "reference", "error"):
+        scores = model.predict(data, unseen=unseen)
+        np.testing.assert_array_equal(scores[cell], 0.0)
+        assert not np.isnan(scores).any()
+    assert not any("g[T.b]" in name and "h[T.q]" in name for name in model.aliased if "x" not in name)
+
+
+def test_empty_cells_are_named_with_all_that_they_are_multiplied_by() -> None:
+    keep = ~((G == "b") & (H == "q"))
+    model = streamlr.fit({"y": Y[keep], "x": X[keep], "g": G[keep], "h": H[keep]}, "y ~ poly(x, 2)*g*h")
+    empty = "g[T.b]:h[T.q]"
+    assert sorted(model.aliased) == [empty, f"poly(x, 2)[1]:{empty}", f"poly(x, 2)[2]:{empty}"]
+    assert len(model.tidy()) == len(model.terms) + len(model.aliased)
+
+
+def test_a_reference_in_the_formula_and_another_by_option_are_one_too_many() -> None:
+    data = {"y": Y, "x": X, "g": G, "h": H}
+    with pytest.raises(streamlr.StreamlrError, match=r"'b'.*'a'"):
+        streamlr.fit(data, "y ~ C(g, reference='b')*x", reference={"g": "a"})
+    with pytest.raises(streamlr.StreamlrError, match=r"C\(g, poly\).*no reference"):
+        streamlr.fit(data, "y ~ C(g, poly)", reference={"g": "b"})
+    with pytest.raises(streamlr.StreamlrError, match=r"lumps the level"):
+        streamlr.fit(data, "y ~ lump(g, top=1)", reference={"g": min(set(G), key=list(G).count)})
+
+
+def test_more_cells_than_a_hessian_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CellCounts, "limit", 5)
+    with pytest.raises(streamlr.StreamlrError, match="g:h has more than 5 cells"):
+        streamlr.fit({"y": Y, "g": G, "h": H}, "y ~ g*h")

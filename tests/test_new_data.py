@@ -329,7 +329,7 @@ def test_a_filter_that_keeps_nothing(source: str, formula: str) -> None:
 
 
 def test_intervals_without_end(tmp_path: Path) -> None:
-    """Breaks at infinity are written as R writes them, and kept in the model file, whose numbers are finite."""
+    """Breaks at infinity are written as in R, and kept in the model file, whose numbers are finite."""
     model = reloaded(fit(FULL, "y ~ cut(x, [-Inf, 0, Inf])"), tmp_path)
     assert model.terms == ("Intercept", "cut(x, [-Inf, 0, Inf])[T.(0,Inf]]")
     low, high = model.predict({"x": [-1e300, 1e300]})

@@ -32,16 +32,6 @@ class Between(click.FloatRange):
 @data_argument
 @column_options
 @click.option(
-    "--absorb", metavar="COL", help="A factor of any size, whose effects are estimated and not reported."
-)
-@click.option(
-    "--absorb-l2",
-    type=click.FloatRange(min=0.0),
-    default=0.0,
-    metavar="LAMBDA",
-    help="Ridge on the absorbed effects, in the mean loss.",
-)
-@click.option(
     "--separation",
     type=click.Choice(["levels", "error"]),
     default="levels",

@@ -125,6 +125,18 @@ def column_options(command: Command) -> Command:
         ),
         click.option("--offset", metavar="COL", help="Added to the linear predictor."),
         click.option("--trials", metavar="COL", help="Number of trials; the target then counts successes."),
+        click.option(
+            "--absorb",
+            metavar="COL",
+            help="A factor of any size, whose effects are estimated and not reported.",
+        ),
+        click.option(
+            "--absorb-l2",
+            type=click.FloatRange(min=0.0),
+            default=0.0,
+            metavar="LAMBDA",
+            help="Ridge on the absorbed effects, in the mean loss.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

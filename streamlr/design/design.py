@@ -90,15 +90,26 @@ class Factor:
         """Its name."""
         return self.feature.name
 
-    @property
+    @cached_property
     def all_levels(self) -> tuple[Level, ...]:
         """The reference and the others."""
         return self.levels if self.reference is None else (self.reference, *self.levels)
 
+    @cached_property
+    def places(self) -> dict[Level, int]:
+        """Where each level stands in `all_levels`."""
+        return {level: place for place, level in enumerate(self.all_levels)}
+
     def level_names(self, full: bool) -> tuple[str, ...]:
         """Names of the columns, as patsy writes them: of all levels, or of all but the reference."""
-        if full:
-            return tuple(f"{self.name}[{level}]" for level in self.all_levels)
+        return self._full_names if full else self._reduced_names
+
+    @cached_property
+    def _full_names(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}[{level}]" for level in self.all_levels)
+
+    @cached_property
+    def _reduced_names(self) -> tuple[str, ...]:
         return tuple(f"{self.name}[T.{level}]" for level in self.levels)
 
     @cached_property
@@ -323,6 +334,11 @@ class Design:
             names.extend([piece.name] if isinstance(piece, Dense) else piece.column_names)
         return tuple(names)
 
+    @cached_property
+    def lookups(self) -> dict[Meeting, Lookup]:
+        """How the codes of each meeting of factors are found; shared by all encoders."""
+        return {factor.meeting: Lookup(self, factor.meeting) for factor in self.factors}
+
     @property
     def categories(self) -> tuple[Factor, ...]:
         """The categorical variables."""
@@ -484,18 +500,20 @@ class Design:
             if isinstance(variable, Factor)
         )
 
-    def cell_name(self, meeting: Meeting, cell: int) -> str:
-        """The name that the column of a cell would have."""
-        words = []
-        for place, digit, full in zip(
-            meeting.variables, digits_of(cell, self.radix(meeting)), meeting.full, strict=True
-        ):
-            factor = self.variables[place]
-            assert isinstance(factor, Factor)
-            words.append(
-                factor.level_names(full)[digit - (not full)] if full or digit else factor.level_names(True)[0]
-            )
-        return ":".join(words)
+    def cell_name(self, factor: Coded, cell: int) -> str:
+        """The name that the column of a cell has, or would have."""
+        meeting = factor.meeting
+        words = {
+            part.variable: self._columns_of(self.variables[part.variable])[part.column]
+            for part in factor.parts
+        }
+        digits = digits_of(cell, self.radix(meeting))
+        for place, digit, full in zip(meeting.variables, digits, meeting.full, strict=True):
+            variable = self.variables[place]
+            assert isinstance(variable, Factor)
+            in_full = full or not digit  # the reference has no reduced name
+            words[place] = variable.level_names(in_full)[digit - (not in_full)]
+        return ":".join(words[place] for place in self.terms[factor.term].variables)
 
 
 def digits_of(cell: int, radix: Sequence[int]) -> list[int]:
@@ -584,9 +602,9 @@ class CellGrouping:
         for cell, outcome in levels.items():
             number, size = 0, 1
             for factor, level in zip(self.factors, cell, strict=True):
-                if level not in factor.all_levels:
+                if level not in factor.places:
                     break
-                number += size * factor.all_levels.index(level)
+                number += size * factor.places[level]
                 size *= len(factor.all_levels)
             else:
                 found[number] = outcome
@@ -608,14 +626,24 @@ class CellGrouping:
 
 @dataclass
 class Encoded:
-    """The features of a batch: numeric columns and scales, codes, which factors have codes that are no level
-    and no reference, offset, and what is missing by name."""
+    """The features of a batch: numeric columns and scales, codes, offset, and what is missing by name.
+
+    `odd` and `odd_cells` name the factors, and the meetings of factors, with codes (n,) that are no level and
+    no reference.
+    """
 
     numeric: list[NDArray[Any]]
     codes: NDArray[np.int32]
-    special: list[int]
+    odd: list[tuple[str, NDArray[np.int32]]]
+    odd_cells: list[tuple[Coded, NDArray[np.int32]]]
+    levels: Mapping[int, NDArray[np.int32]]  # codes of each factor, by its place
     offset: NDArray[np.float64]
     gaps: Gaps
+
+    @property
+    def all_odd(self) -> list[tuple[str, NDArray[np.int32]]]:
+        """Both, by name."""
+        return [*self.odd, *((factor.name, codes) for factor, codes in self.odd_cells)]
 
 
 class Encoder:
@@ -630,7 +658,7 @@ class Encoder:
         }
         codes = {design.negative: 0, design.positive: 1}
         self._target = Recoder(lambda level: codes.get(level, UNKNOWN), MISSING)
-        self._lookups = {factor.meeting: Lookup(design, factor.meeting) for factor in design.factors}
+        self._lookups = design.lookups
         # Rows of the codes that are those of a variable as they are, which need no copy.
         self._homes: dict[int, int] = {}
         for row, factor in enumerate(design.factors):
@@ -678,7 +706,8 @@ class Encoder:
 
     def _used(self, n: int, found: Encoded, tally: Tally) -> Any:
         """Which rows are used, (n,) or `ALL`; the others are counted."""
-        if not found.gaps and not found.special:
+        odd = found.all_odd
+        if not found.gaps and not odd:
             return ALL
         keep = np.ones(n, dtype=np.bool_)
         for name, mask in found.gaps.items():
@@ -686,14 +715,13 @@ class Encoder:
             if count:
                 tally.missing[name] += count
                 keep &= ~mask
-        for place in found.special:
-            row = found.codes[place]
-            aside = keep & ((row == ALWAYS_NEGATIVE) | (row == ALWAYS_POSITIVE))
+        for _, codes in odd:
+            aside = keep & ((codes == ALWAYS_NEGATIVE) | (codes == ALWAYS_POSITIVE))
             tally.rows_set_aside += int(np.count_nonzero(aside))
             keep &= ~aside
-        for place in found.special:
-            if (found.codes[place][keep] == UNKNOWN).any():
-                raise _changed(self._design.factors[place].name)
+        for name, codes in odd:
+            if (codes[keep] == UNKNOWN).any():
+                raise _changed(name)
         return keep
 
     def encode_features(
@@ -708,22 +736,28 @@ class Encoder:
         frame = self._design.reader.frame(batch)
         n = frame.rows
         found = self._features(frame, unseen)
-        codes = found.codes
         keep = np.ones(n, dtype=np.bool_)
         for mask in found.gaps.values():
             keep &= ~mask
         for column in found.numeric:
             if column.dtype.kind == "f":
                 keep &= np.isfinite(column)
-        keep &= ~(codes == UNKNOWN).any(axis=0)
+        for _, codes in found.odd:
+            keep &= codes != UNKNOWN
         if found.offset.size:
             keep &= np.isfinite(found.offset)
-        always_negative = (codes == ALWAYS_NEGATIVE).any(axis=0)
-        always_positive = (codes == ALWAYS_POSITIVE).any(axis=0)
+        odd = found.all_odd
+        always_negative, always_positive = _any(odd, ALWAYS_NEGATIVE, n), _any(odd, ALWAYS_POSITIVE, n)
         limits = np.full(n, np.nan)
         limits[keep & always_negative & ~always_positive] = 0.0
         limits[keep & always_positive & ~always_negative] = 1.0
         keep &= ~(always_negative | always_positive)
+        # A cell that was set aside in one term is unknown to others that it would be in.
+        for factor, codes in found.odd_cells:
+            keep &= self._are_known(factor, codes, found.levels, keep, unseen)
+        codes = found.codes
+        if unseen == "reference":
+            codes = np.where(codes == UNKNOWN, np.int32(REFERENCE), codes)
         block = Block(
             [column[keep] for column in found.numeric],
             np.ascontiguousarray(codes[:, keep]),
@@ -740,7 +774,7 @@ class Encoder:
         rows = np.empty((len(design.factors), frame.rows), dtype=np.int32)
         columns: dict[int, list[NDArray[Any]]] = {}
         levels: dict[int, NDArray[np.int32]] = {}
-        least = 0
+        odd: list[tuple[str, NDArray[np.int32]]] = []
         for place, variable in enumerate(design.variables):
             if isinstance(variable, Number):
                 columns[place] = design.reader.numeric(variable.feature, frame, gaps)
@@ -751,7 +785,7 @@ class Encoder:
             array = design.reader.levels(variable.feature, frame)
             lowest = self._recoders[place].codes(array, out=codes)
             if lowest < REFERENCE:
-                least = min(least, lowest)
+                odd.append((variable.name, codes))
                 missing = codes == MISSING
                 if missing.any():
                     design.reader.note_gaps(variable.feature, frame, missing, gaps)
@@ -760,24 +794,21 @@ class Encoder:
                 columns[place] = _contrasts_of(variable, codes)
         numeric = [_product(number.parts, columns) for number in design.numbers]
         coded_as: dict[Meeting, NDArray[np.int32]] = {}
-        special = []
+        odd_cells: list[tuple[Coded, NDArray[np.int32]]] = []
         for place, (row, factor) in enumerate(zip(rows, design.factors, strict=True)):
             meeting = factor.meeting
             if meeting not in coded_as:
-                coded_as[meeting] = self._lookups[meeting].codes(levels)
-                if unseen != "null" and meeting.cells is not None:
-                    coded_as[meeting] = self._settled_cells(factor, coded_as[meeting], levels, unseen)
+                coded_as[meeting] = found = self._lookups[meeting].codes(levels)
+                if meeting.cells is not None and found.size and found.min() < REFERENCE:
+                    odd_cells.append((factor, found))
             if self._homes.get(meeting.variables[0]) != place:
                 row[:] = coded_as[meeting]
             if factor.parts:
                 numeric.append(_product(factor.parts, columns))
             elif factor.absorbed and design.layout.scaled:
                 numeric.append(np.ones(frame.rows, dtype=np.int8))
-            may_be_special = least < REFERENCE or meeting.cells is not None
-            if may_be_special and row.size and row.min() < REFERENCE:
-                special.append(place)
         offset = NOTHING if design.offset is None else _role(frame, design.offset, gaps)
-        return Encoded(numeric, rows, special, offset, gaps)
+        return Encoded(numeric, rows, odd, odd_cells, levels, offset, gaps)
 
     def _settle_unseen(
         self, factor: Factor, codes: NDArray[np.int32], unseen: Unseen, array: pa.Array
@@ -796,31 +827,32 @@ class Encoder:
             "level with --unseen reference."
         )
 
-    def _settled_cells(
+    def _are_known(
         self,
         factor: Coded,
         codes: NDArray[np.int32],
         levels: Mapping[int, NDArray[np.int32]],
+        keep: NDArray[np.bool_],
         unseen: Unseen,
-    ) -> NDArray[np.int32]:
-        """The codes (n,) of cells, those of known levels that the fit has not seen together settled."""
+    ) -> NDArray[np.bool_]:
+        """(n,) which rows have cells that the fit has seen, where that matters; `keep`: those in question.
+
+        Raises `StreamlrError` where levels meet that have not met, and that is an error.
+        """
         unknown = codes == UNKNOWN
-        if not unknown.any():
-            return codes
-        if unseen == "reference":
-            return np.where(unknown, np.int32(REFERENCE), codes)
-        row = int(np.flatnonzero(unknown)[0])
-        count = int(np.count_nonzero(unknown))
-        met = []
-        for place in factor.meeting.variables:
-            variable = self._design.variables[place]
-            assert isinstance(variable, Factor)
-            met.append(f"{variable.name} {variable.all_levels[levels[place][row] - REFERENCE]!r}")
-        raise StreamlrError(
-            f"'{factor.name}' meets levels that the model has not seen together: {' with '.join(met)} "
-            f"({count:,} such rows here). Score such rows as missing with --unseen null, or without this "
-            "term with --unseen reference."
-        )
+        if unseen == "error" and (unknown & keep).any():
+            row = int(np.flatnonzero(unknown & keep)[0])
+            met = []
+            for place in factor.meeting.variables:
+                variable = self._design.variables[place]
+                assert isinstance(variable, Factor)
+                met.append(f"{variable.name} {variable.all_levels[levels[place][row] - REFERENCE]!r}")
+            raise StreamlrError(
+                f"'{factor.name}' meets levels that the model has not seen together: {' with '.join(met)} "
+                f"({int(np.count_nonzero(unknown & keep)):,} such rows here). Score such rows as missing "
+                "with --unseen null, or without this term with --unseen reference."
+            )
+        return np.ones_like(unknown) if unseen == "reference" else ~unknown
 
     def _outcome(self, array: pa.Array, missing: Gaps) -> NDArray[np.int8]:
         """1 where the outcome counts as 1, 0 where it is the other, negative where it is neither."""
@@ -839,9 +871,17 @@ class Encoder:
         return codes.astype(np.int8)
 
 
+def _any(odd: Sequence[tuple[str, NDArray[np.int32]]], code: int, n: int) -> NDArray[np.bool_]:
+    """(n,) where one of some factors has the code."""
+    found = np.zeros(n, dtype=np.bool_)
+    for _, codes in odd:
+        found |= codes == code
+    return found
+
+
 def _contrasts_of(factor: Factor, codes: NDArray[np.int32]) -> list[NDArray[np.float64]]:
-    """The columns of a coding, each (n,); NaN for codes that are no level."""
-    beyond = np.full((REFERENCE - MISSING, factor.contrasts.shape[1]), np.nan)
+    """The columns of a coding, each (n,); whatever for codes that are no level, whose rows are not used."""
+    beyond = np.zeros((REFERENCE - MISSING, factor.contrasts.shape[1]))
     table = np.vstack([factor.contrasts, beyond])  # codes below the reference count from the end
     return list(np.ascontiguousarray(table[codes - REFERENCE].T))
 
@@ -886,5 +926,6 @@ def terms_with_limits(design: Design) -> Mapping[str, int]:
     }
     for factor in design.factors:
         for cell, outcome in factor.meeting.cells.set_aside if factor.meeting.cells is not None else ():
-            found[design.cell_name(factor.meeting, cell)] = outcome
+            if not factor.parts:
+                found[design.cell_name(factor, cell)] = outcome
     return found

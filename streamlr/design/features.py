@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamlr.design.columns import arrow_of, has_nan, numbers, stored_numbers
-from streamlr.design.expressions import Call, Column, Expression, columns_of, nodes_of
+from streamlr.design.expressions import Call, Column, Expression, columns_of
 from streamlr.design.functions import Kind, column_kind
 from streamlr.design.values import Frame, State, as_levels, as_numbers, evaluate, missing_of
 from streamlr.design.where import Where
@@ -192,11 +192,6 @@ def _filled(batch: pa.RecordBatch, fills: Mapping[str, float]) -> dict[str, pa.A
             values[missing] = fill
             filled[name] = arrow_of(values)
     return filled
-
-
-def reads_gaps(expression: Expression) -> bool:
-    """Whether the expression looks at gaps themselves, so that a missing value does not make it missing."""
-    return any(isinstance(node, Call) and node.function == "isnull" for node in nodes_of(expression))
 
 
 def text_columns(features: Sequence[Feature]) -> tuple[str, ...]:

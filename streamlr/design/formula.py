@@ -25,7 +25,6 @@ from streamlr.design.expressions import (
     Expression,
     columns_of,
     parse_expression,
-    text_of,
 )
 from streamlr.errors import StreamlrError
 
@@ -317,8 +316,3 @@ def _reason(error: BaseException) -> str:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
-def name_of(expression: Expression) -> str:
-    """The name of a variable: a bare column as it is, anything else in normal form."""
-    return expression.name if isinstance(expression, Column) else text_of(expression)

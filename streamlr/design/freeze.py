@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamlr.design.columns import Level, find_level, is_number, sorted_levels, stored_width
 from streamlr.design.design import CellGrouping, Cells, Design, Factor, Number, Term, Variable, digits_of
 from streamlr.design.expressions import Call, Column
-from streamlr.design.features import Feature, Reader
+from streamlr.design.features import Feature, Reader, unwrapped
 from streamlr.design.functions import options_of
 from streamlr.design.levels import FIRST, SECOND
 from streamlr.design.profile import (
@@ -76,6 +76,16 @@ class Findings:
                 merged.setdefault(name, {})[groupings[name].levels_of(cell)] = outcome
         factors = {**self.in_cells, **{name: groupings[name].names for name in cells}}
         return replace(self, cells_aside=merged, in_cells=factors)
+
+    def cells_with(self, factors: Sequence[str]) -> dict[tuple[Level, ...], int]:
+        """The cells set aside in any term in which just these factors meet, levels in their order."""
+        found = {}
+        for name, own in self.in_cells.items():
+            if sorted(own) == sorted(factors):
+                places = [own.index(factor) for factor in factors]
+                for cell, outcome in self.cells_aside[name].items():
+                    found[tuple(cell[place] for place in places)] = outcome
+        return found
 
     def levels_in_cells(self, factor: str) -> frozenset[Level]:
         """Levels of a factor with a cell set aside: they stay levels, because their cells are told by them,
@@ -434,6 +444,12 @@ def cells_with_one_outcome(
 
     Only of terms without numbers: those have a coefficient for each cell.
     """
+    for name, counted in profile.cells.items():
+        if counted.too_many:
+            raise StreamlrError(
+                f"{name} has more than {counted.limit:,} cells with rows in them. Lump rare levels, or "
+                "absorb one of its factors with --absorb instead."
+            )
     positive = None if spec.trials is not None else outcome_levels(spec, profile)[0]
     first_is_positive = _first_is_positive(spec, profile, positive)
     found: dict[str, dict[int, int]] = {}
@@ -464,7 +480,7 @@ def freeze(
         name = _term_name(spec, term)
         cells = None
         if name in groupings:
-            aside = groupings[name].cells_of(findings.cells_aside.get(name, {}))
+            aside = groupings[name].cells_of(findings.cells_with(groupings[name].names))
             cells = Cells(tuple(profile.cells[name].keys.tolist()), tuple(sorted(aside.items())))
         terms.append(Term(term, full, cells))
     return Design(
@@ -487,9 +503,11 @@ def freeze(
 def width_of(
     spec: Spec, profile: ProfileSums, variables: Sequence[Variable], groupings: Mapping[str, CellGrouping]
 ) -> int:
-    """Columns of the design that a profile leads to."""
+    """Columns of the design that a profile leads to, absorbed levels left out."""
     width = int(spec.intercept)
     for term, full in zip(spec.terms, full_coding(spec), strict=True):
+        if spec.features[term[0]].absorbed:
+            continue
         columns = 1
         name = _term_name(spec, term)
         for place, whole in zip(term, full, strict=True):
@@ -536,12 +554,12 @@ def empty_cells(design: Design, most: int) -> list[str]:
             continue
         known = {*meeting.cells.seen, *(cell for cell, _ in meeting.cells.set_aside)}
         radix = design.radix(meeting)
-        for cell in range(int(np.prod(radix, dtype=np.float64))):
+        for cell in range(math.prod(radix)):
             if len(found) >= most:
                 return found
             digits = digits_of(cell, radix)
             if cell not in known and all(d or full for d, full in zip(digits, meeting.full, strict=True)):
-                found.append(design.cell_name(meeting, cell))
+                found.append(design.cell_name(factor, cell))
     return found
 
 
@@ -566,7 +584,7 @@ def _width(feature: Feature, types: Mapping[str, pa.DataType]) -> int:
 
 def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, findings: Findings) -> Factor:
     merging = findings.merging_of(feature)
-    set_aside = findings.set_aside.get(feature.name, {})
+    set_aside = _set_aside_of(spec, feature, findings)
     if feature.absorbed:
         known = sorted_levels(dict.fromkeys(profile.factors[feature.name].levels))
         aside = tuple((level, set_aside[level]) for level in sorted_levels(set_aside))
@@ -579,7 +597,7 @@ def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, 
     options = {}
     if isinstance(feature.expression, Call) and feature.expression.function == "C":
         options = options_of(feature.expression)
-    wanted = spec.reference.get(feature.column, options.get("reference"))
+    wanted = _wanted_reference(spec, feature, options)
     reference: Level = next(level for level in levels if level in with_rows)
     if wanted is not None:
         found = find_level(wanted, levels)
@@ -588,6 +606,10 @@ def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, 
                 raise StreamlrError(
                     f"the reference level '{wanted}' of '{feature.column}' goes with one outcome only and is "
                     "set aside. Choose another."
+                )
+            if find_level(wanted, profile.factors[feature.name].levels) is not None:
+                raise StreamlrError(
+                    f"{feature.name} lumps the level '{wanted}' of '{feature.column}' with others."
                 )
             hint = did_you_mean(str(wanted), [str(level) for level in levels])
             raise StreamlrError(f"column '{feature.column}' has no level '{wanted}'.{hint}")
@@ -603,6 +625,29 @@ def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, 
         coding=options.get("coding", "treatment") if len(levels) > 1 else "treatment",
         merging=merging,
     )
+
+
+def _set_aside_of(spec: Spec, feature: Feature, findings: Findings) -> dict[Level, int]:
+    """The levels of a factor that are set aside, in it or in another coding of the same values."""
+    found: dict[Level, int] = {}
+    for other in spec.features:
+        same = other.categorical and unwrapped(other.expression) == unwrapped(feature.expression)
+        if same and findings.merging_of(other) == findings.merging_of(feature):
+            found.update(findings.set_aside.get(other.name, {}))
+    return found
+
+
+def _wanted_reference(spec: Spec, feature: Feature, options: Mapping[str, Any]) -> Any:
+    """The reference level that the formula or an option asks for, None where neither does."""
+    written, given = options.get("reference"), spec.reference.get(feature.column)
+    if written is not None and given is not None and str(written) != str(given):
+        raise StreamlrError(
+            f"{feature.name} asks for the reference level '{written}' and the option for '{given}'. Give one."
+        )
+    wanted = given if written is None else written
+    if wanted is not None and options.get("coding") == "poly":
+        raise StreamlrError(f"{feature.name} is coded by the order of its levels and has no reference level.")
+    return wanted
 
 
 def _ordered(

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from streamlr.design.features import Feature, Gaps, Reader, text_columns
 from streamlr.design.levels import (
     FIRST,
     MAXIMUM_ABSORBED,
+    MAXIMUM_LEVELS,
     OTHER,
     ROWS,
     SECOND,
@@ -132,13 +133,20 @@ class Grouping(Protocol):
 
 @dataclass
 class CellCounts:
-    """Rows used and weight by outcome of every cell of some factors: keys (m,) ascending, counts (m, 4)."""
+    """Rows used and weight by outcome of every cell of some factors: keys (m,) ascending, counts (m, 4).
 
+    Given up above `limit` cells, which no Hessian could hold.
+    """
+
+    limit: ClassVar[int] = MAXIMUM_LEVELS
+    too_many: bool = False
     keys: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     counts: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
 
     def add(self, keys: NDArray[np.int64], amounts: NDArray[np.float64]) -> None:
         """Add the `amounts` (3, n) of each row to the first columns of its cell."""
+        if self.too_many:
+            return
         cells, place = np.unique(keys, return_inverse=True)
         counts = np.zeros((cells.size, 4))
         for column, amount in enumerate(amounts):
@@ -147,6 +155,9 @@ class CellCounts:
 
     def merge(self, other: CellCounts, columns: Sequence[int]) -> None:
         """Add another part's counts, whose columns are ours in the order `columns`."""
+        self.too_many = self.too_many or other.too_many
+        if self.too_many:
+            return
         counts = np.zeros_like(other.counts)
         for theirs, ours in enumerate(columns):
             counts[:, ours] += other.counts[:, theirs]
@@ -156,7 +167,8 @@ class CellCounts:
         both, place = np.unique(np.concatenate([self.keys, keys]), return_inverse=True)
         total = np.zeros((both.size, 4))
         np.add.at(total, place, np.concatenate([self.counts, counts]))
-        self.keys, self.counts = both, total
+        self.too_many = both.size > self.limit
+        self.keys, self.counts = (both, total) if not self.too_many else (both[:0], total[:0])
 
 
 @dataclass

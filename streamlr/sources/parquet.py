@@ -337,11 +337,6 @@ class ParquetSource:
         """Number of row groups that a filter rules out."""
         return sum(_metadata(identity).num_row_groups for identity in self._identities) - self.row_groups
 
-    @property
-    def stored_bytes(self) -> int:
-        """Size of all files on disk."""
-        return sum(identity.size for identity in self._identities)
-
     def statistics(self, column: str) -> ColumnStatistics:
         """Null count and range of a column over the row groups that remain, where every footer tells them."""
         if column not in self._statistics:

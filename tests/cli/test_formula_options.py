@@ -346,3 +346,14 @@ def test_hostile_formulas_are_one_message(cli, parquet, wide):
         cli("fit", "data.parquet", "-f", formula, "-o", "m.json").refused()
     with pytest.raises(StreamlrError, match="isnull"):
         streamlr.fit(wide, "late ~ isnul(x)")
+
+
+def test_explain_of_an_absorbed_factor(cli, parquet, wide):
+    """Its levels are no columns of the design, and the formula is what stands beside --absorb."""
+    parquet(wide)
+    words = ("data.parquet", "-f", "late ~ x + group", "--absorb", "day", "--format", "json")
+    found = json.loads(cli("explain", *words).stdout)
+    assert found["formula"] == "late ~ x + group"
+    assert found["design_columns_at_least"] == 3
+    run = json.loads(cli("fit", *words).stdout)
+    assert [row["term"] for row in run["tidy"]] == ["x", "group[T.b]", "group[T.c]"]

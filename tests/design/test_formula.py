@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 import streamlr
-from streamlr.design.formula import MAXIMUM_LENGTH, name_of, parse_formula
+from streamlr.design.expressions import Column, Expression, text_of
+from streamlr.design.formula import MAXIMUM_LENGTH, parse_formula
 from streamlr.errors import StreamlrError
 
 COLUMNS = ["y", "x", "z", "g", "a b", "a,b", "1st", "é", "C(x)", "y ~ x"]
+
+
+def name_of(variable: Expression) -> str:
+    return variable.name if isinstance(variable, Column) else text_of(variable)
 
 
 def parsed(text: str) -> tuple[str | None, bool, tuple[str, ...]]:
