@@ -720,3 +720,22 @@ def test_two_hundred_thousand_levels_in_ten_million_rows_stay_under_a_gigabyte(t
     assert seconds < 120
     assert converged
     np.testing.assert_allclose(params, [0.5, -0.3, 0.2, 0.0, 0.1], atol=0.02)
+
+
+@pytest.mark.parametrize("formula", ["y ~ g + x:g", "y ~ x*g", "y ~ z + g + g:x"])
+def test_slopes_by_level_far_from_zero(formula: str) -> None:
+    """The absorbed effects take up what centring the slope of the reference level moves."""
+    rng = np.random.default_rng(31)
+    n = 3_000
+    data = {"x": rng.normal(size=n), "z": rng.normal(size=n), "id": rng.integers(0, 40, n)}
+    data["g"] = np.array(["a", "b", "c"])[rng.integers(0, 3, n)]
+    eta = 0.4 * data["x"] * (data["g"] == "b") + np.sin(data["id"])
+    data["y"] = (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(int)
+    near = streamlr.fit(data, formula, absorb="id", tol=1e-10)
+    far = streamlr.fit({**data, "x": data["x"] + 1e6}, formula, absorb="id", tol=1e-10)
+    assert near.converged
+    assert far.converged
+    assert far.llf == pytest.approx(near.llf, rel=1e-12)
+    slopes = [place for place, name in enumerate(near.terms) if "x" in name]
+    np.testing.assert_allclose(far.params[slopes], near.params[slopes], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(far.predict({**data, "x": data["x"] + 1e6}), near.predict(data), rtol=1e-6)

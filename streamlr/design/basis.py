@@ -151,8 +151,11 @@ class Basis:
             out[columns] *= self.scale[q + place]
             if host >= 0:
                 moved = self.centre[q + place] * out[columns]
-                if place in self._full_hosts:  # the intercept takes up the reference's, for all levels
-                    out[self._intercept] -= moved[0]
+                if place in self._full_hosts:  # for all levels the reference's is taken up
+                    if layout.intercept:
+                        out[self._intercept] -= moved[0]
+                    else:
+                        out[layout.own_columns :] -= moved[0]
                     moved = moved[1:] - moved[0]
                 out[layout.factor_columns[host]] -= moved
 

@@ -308,9 +308,11 @@ class Design:
         plain = {factor.meeting: place for place, factor in enumerate(unscaled)}
         hosts = [plain.get(factor.meeting, -1) for factor in self.scaled]
         full = [False] * len(hosts)
+        # What takes up the share of a reference, which has no column of its own without the scale.
+        spread = self.intercept or (self.absorbed is not None and not self.absorb_l2)
         for place, factor in enumerate(self.scaled):
             meeting = factor.meeting
-            if hosts[place] < 0 and self.intercept and meeting.full == (True,) and meeting.cells is None:
+            if hosts[place] < 0 and spread and meeting.full == (True,) and meeting.cells is None:
                 hosts[place] = plain.get(replace(meeting, full=(False,)), -1)
                 full[place] = hosts[place] >= 0
         return Layout(
