@@ -52,6 +52,9 @@ SHORTEST_STEP = 2.0**-20
 # A step that moves eta further than this, for a column of unit size, leaves every parabola behind.
 BELIEVABLE = 15.0
 LEAST_DAMPING = 1e-2
+# Steps after which damping that leaves the decrement at this share each time is given up.
+CRAWLING_STEPS = 3
+CRAWLING_RATE = 0.7
 # A column that starts flat is damped as if it had this share of the most informative one's information.
 FLATTEST = 1e-6
 # Share of the most information a column has had, below which it counts as flat.
@@ -220,6 +223,7 @@ def newton(
     evaluation = objective(coef) if first is None else first
     information = np.zeros(coef.size)
     step = 0.0
+    trusted = False  # whole steps are taken, whatever their parabola promises
     decrements: list[float] = []
     metric = Metric(evaluation.hessian)
     while True:
@@ -245,7 +249,9 @@ def newton(
             return
         own = diagonal(evaluation.hessian)
         information = np.maximum(information, np.maximum(own, FLATTEST * own.max(initial=0.0)))
-        direction = _believable(evaluation, direction, information)
+        trusted = _crawls(decrements) or (trusted and step == 1.0)
+        if not trusted:
+            direction = _believable(evaluation, direction, information)
         with_hessian = not reuse or _wants_hessian(evaluation, direction, decrements, spare)
         if with_hessian:
             metric.release()  # the next one is as large
@@ -376,6 +382,17 @@ def _believable(evaluation: Evaluation, direction: Floats, information: Floats) 
             return direction
         factor = factorise(plus_diagonal(evaluation.hessian, damping * information))
         direction = np.zeros_like(direction) if factor is None else -factor.solve(evaluation.gradient)
+
+
+def _crawls(decrements: list[float]) -> bool:
+    """Whether damped steps have led nowhere for a while: the whole step is then taken at its word.
+
+    Where a narrow gap separates the outcomes the coefficients have to go far, and no parabola tells how far.
+    """
+    recent = decrements[-CRAWLING_STEPS - 1 :]
+    return len(recent) > CRAWLING_STEPS and all(
+        after > CRAWLING_RATE * before for before, after in itertools.pairwise(recent)
+    )
 
 
 def _standard_error_change(drift: float) -> float:
