@@ -207,11 +207,21 @@ def fit(
     if not model.converged:
         warnings.warn(
             f"not converged after {session.passes} passes: the estimates are not proved to lie within "
-            f"{tol:g} standard errors of the maximum. Raise max_passes.",
+            f"{tol:g} standard errors of the maximum. {advice_on_passes(session.passes, max_passes)}",
             ConvergenceWarning,
             stacklevel=2,
         )
     return model
+
+
+def advice_on_passes(passes: int, max_passes: int) -> str:
+    """What to do about a fit that has not converged."""
+    if passes >= max_passes:
+        return f"Raise max_passes (--max-passes), now {max_passes}."
+    return (
+        "No step leads further in double precision: look for huge weights, offsets or trials, and for "
+        "columns that nearly repeat others."
+    )
 
 
 def _check_settings(conf_level: float, tol: float, max_passes: int, threads: int | None) -> None:

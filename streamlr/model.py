@@ -47,7 +47,7 @@ class Statistics:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A fitted logistic regression.
 
@@ -72,6 +72,13 @@ class Model:
     provenance: Mapping[str, Any]
     # (levels,) in the basis, NaN for a level without an estimate; None without an absorbed factor.
     conditioned_effects: Floats | None = None
+
+    def __repr__(self) -> str:
+        state = "converged" if self.converged else "NOT converged"
+        return (
+            f"<streamlr.Model of {self.design.target}: {len(self.params):,} terms, "
+            f"{self.statistics.rows_used:,} rows, {state}>"
+        )
 
     @cached_property
     def terms(self) -> tuple[str, ...]:

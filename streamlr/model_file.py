@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from streamlr.design.basis import Basis
 from streamlr.design.columns import sorted_levels
 from streamlr.design.design import Cells, Design, Factor, Number, Term, Variable
-from streamlr.design.expressions import parse_expression, text_of
+from streamlr.design.expressions import Call, nodes_of, parse_expression, text_of
 from streamlr.design.features import Feature, Reader
+from streamlr.design.functions import FUNCTIONS
 from streamlr.design.profile import Merging
 from streamlr.errors import StreamlrError
 from streamlr.whole_file import written_whole
@@ -51,10 +52,13 @@ def read_model(path: str) -> Model:
         raise StreamlrError(f"{path} is not a streamlr model.")
     if content.get("version") != VERSION:
         raise StreamlrError(
-            f"{path} has model format {content.get('version')}; this program reads format {VERSION}."
+            f"{path} has model format {content.get('version')}; this program reads format {VERSION}. "
+            "Fit again."
         )
     try:
         return _from_json(content)
+    except StreamlrError as error:
+        raise StreamlrError(f"{path} is damaged: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise StreamlrError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
 
@@ -226,8 +230,12 @@ def _variable_from_json(stored: dict[str, Any]) -> Variable:
     factor = stored["kind"] == "factor"
     if not factor and stored["kind"] != "number":
         raise ValueError(f"unknown kind of variable {stored['kind']!r}")
+    expression = parse_expression(stored["expression"])
+    for node in nodes_of(expression):
+        if isinstance(node, Call) and node.function not in FUNCTIONS:
+            raise ValueError(f"there is no function {node.function!r}")
     feature = Feature(
-        expression=parse_expression(stored["expression"]),
+        expression=expression,
         name=stored["name"],
         categorical=factor,
         named=stored["named"],

@@ -80,9 +80,12 @@ def command(
     print_result(model.result(), model.about(), format_)
     if not model.converged:
         if not log_json:
+            from streamlr.fitting import advice_on_passes
+
+            passes = model.statistics.passes
             click.echo(
-                f"Not converged after {model.statistics.passes} passes: the estimates are not proved to be "
-                f"near the maximum. Raise --max-passes (now {options['max_passes']}).",
+                f"Not converged after {passes} passes: the estimates are not proved to be near the maximum. "
+                f"{advice_on_passes(passes, options['max_passes'])}",
                 err=True,
             )
         sys.exit(3)

@@ -819,7 +819,9 @@ class Encoder:
         if unseen == "null" or not unknown.any():
             return
         if unseen == "reference":
-            codes[unknown] = REFERENCE
+            # Absorbed effects have no reference level; with a ridge an unknown one is expected to be zero.
+            if factor.reference is not None or self._design.absorb_l2:
+                codes[unknown] = REFERENCE
             return
         row = int(np.flatnonzero(unknown)[0])
         count = int(np.count_nonzero(unknown))

@@ -170,7 +170,8 @@ def as_kind(array: pa.Array, kind: Kind, name: str) -> pa.Array:
         missing = missing_of(array)
         array, fractions = arrow_of(numbers(array, name).astype(np.float64), missing), False
     try:
-        if (fractions and kind != "number") or (own == "logical" and kind == "text") or own == "time":
+        lossy = (fractions and kind != "number") or (own == "logical" and kind == "text") or own == "time"
+        if lossy or (own == "number" and kind == "time"):  # a number of what, since when?
             raise pa.ArrowInvalid(f"{own} is no {kind}")
         found = array.cast(TYPE_OF_KIND[kind])
         if own == "number" and kind == "logical" and not found.cast(array.type).equals(array):

@@ -311,7 +311,10 @@ def _symbol(tree: Any) -> str | None:
 def _reason(error: BaseException) -> str:
     """The first line of what the parser said, without the codes that colour it."""
     lines = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    reason = lines[0] if lines else type(error).__name__
+    if re.search(r"Unknown operator '[=<>!&]", reason):
+        return f"{reason} Conditions and arithmetic stand inside I(...), such as I(x > 3)."
+    return reason.replace("insuffient", "insufficient")
 
 
 def _short(text: str) -> str:

@@ -167,8 +167,14 @@ def review(spec: Spec, profile: ProfileSums, findings: Findings) -> Review:
     _check_fill(spec, profile)
     for feature in spec.features:
         if feature.named and _is_all_null(feature, profile):
+            if feature.column in spec.types and not isinstance(feature.expression, Call):
+                raise StreamlrError(
+                    f"column '{feature.column}' is all null ({profile.rows_read:,} rows); it cannot be a "
+                    f"feature. Leave it out with --exclude {feature.column}."
+                )
             raise StreamlrError(
-                f"column '{feature.column}' is all null ({profile.rows_read:,} rows); it cannot be a feature."
+                f"{feature.name} has a value in none of the {profile.rows_read:,} rows. Check its levels, "
+                "its breaks, or what it is calculated from."
             )
     exclude = {
         place: reason

@@ -53,6 +53,16 @@ class Function:
     learns: bool = False
 
 
+# What users of other programs look for.
+FOREIGN = {
+    "factor": " Write C(x).",
+    "as.factor": " Write C(x).",
+    "Q": " Write the name in backquotes.",
+    "offset": " Name the column with --offset (offset=...).",
+    "isin": " Write (x == 'a') | (x == 'b').",
+    "ifelse": " Conditions count as 0 and 1 in arithmetic.",
+}
+
 NUMERIC: tuple[Kind, ...] = ("number", "logical")
 ANY: tuple[Kind, ...] = ("number", "logical", "text", "time")
 LEVELS: tuple[Kind, ...] = ("number", "logical", "text")
@@ -186,7 +196,7 @@ def _operation_kind(operation: Operation, types: Mapping[str, pa.DataType]) -> K
 def _call_kind(call: Call, types: Mapping[str, pa.DataType]) -> Kind:
     function = FUNCTIONS.get(call.function)
     if function is None:
-        hint = did_you_mean(call.function, list(FUNCTIONS))
+        hint = FOREIGN.get(call.function) or did_you_mean(call.function, list(FUNCTIONS))
         raise StreamlrError(
             f"there is no function '{call.function}'.{hint} Functions are: {', '.join(sorted(FUNCTIONS))}."
         )

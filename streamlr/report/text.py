@@ -8,6 +8,9 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+# Terms without an estimate that the table lists; of more the footing says how many there are.
+MOST_WITHOUT = 30
+
 
 class Summary:
     """Prints as text and renders as HTML; made from a result and what a heading needs."""
@@ -80,8 +83,11 @@ class Summary:
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         percent = f"{100 * self._about['conf_level']:g}%"
         heads = ["", "estimate", "std. error", "z", "p", f"{percent} from", "to", "odds ratio"]
-        rows = [self._row(row) for row in self._result["tidy"]]
-        return heads, rows
+        listed = [row for row in self._result["tidy"] if row["estimate"] is not None]
+        without = [row for row in self._result["tidy"] if row["estimate"] is None]
+        if len(without) > MOST_WITHOUT:  # the footing counts them
+            return heads, [self._row(row) for row in listed]
+        return heads, [self._row(row) for row in self._result["tidy"]]
 
     def _row(self, row: Row) -> list[str]:
         if row["estimate"] is None:
@@ -105,7 +111,7 @@ class Summary:
             f"log-likelihood {glance['log_likelihood']:.8g} (null {glance['null_log_likelihood']:.8g}), "
             f"AIC {glance['aic']:.8g}, BIC {glance['bic']:.8g}, "
             f"McFadden R² {number(glance['pseudo_r2'], 4)}",
-            f"deviance {glance['deviance']:.8g} on {glance['df_resid']:,} degrees of freedom "
+            f"deviance {glance['deviance']:.8g} on {degrees(glance['df_resid'])} degrees of freedom "
             f"(null {glance['null_deviance']:.8g}); model-based standard errors",
         ]
         passes = f"{glance['passes']} pass{'' if glance['passes'] == 1 else 'es'}"
@@ -126,6 +132,8 @@ class Summary:
             lines.append(line)
         if self._result["aliased"]:
             lines.append(f"aliased (combinations of earlier terms): {listing(self._result['aliased'])}")
+        if len(about["set_aside"]) > MOST_WITHOUT:
+            lines.append(f"set aside, always one outcome: {listing(list(about['set_aside']))}")
         for name, levels in about["unused_levels"].items():
             lines.append(f"levels of {name} without a used row: {listing(levels)}")
         return lines
@@ -139,6 +147,11 @@ def printable(name: str) -> str:
 def number(value: float | None, digits: int = 5) -> str:
     """A number to some significant digits; nothing for None."""
     return "" if value is None else f"{value:.{digits}g}"
+
+
+def degrees(value: float) -> str:
+    """Degrees of freedom, which a ridge makes fractional."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def fixed(value: float | None, decimals: int) -> str:
