@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr import inference
+from streamlr.design.basis import Basis
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.freeze import empty_cells
 from streamlr.design.functions import column_kind
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError
-from streamlr.linear_algebra import factorise
+from streamlr.linear_algebra import Blocked, Hessian, Inverse, factorise
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
 from streamlr.objective import Objective
@@ -49,12 +50,7 @@ def conclude(
     names = design.column_names
     own = design.layout.own_columns
     active = np.flatnonzero(basis.active[:own])
-    covariance = inverse(state.evaluation.hessian)
-    whole = covariance
-    if len(active) < len(names):
-        whole = np.zeros((len(names), len(names)))
-        whole[np.ix_(active, active)] = covariance
-    std_errors = inference.standard_errors(basis.covariance_to_raw(whole))[active]
+    inverse_information, std_errors = _inference(basis, state.evaluation.hessian, active, len(names))
     constants = _constants(objective)
     for column, reason in constants.items():
         session.remark(f"left out: {column} ({reason})")
@@ -78,7 +74,7 @@ def conclude(
         basis=basis,
         conditioned_coef=coef[active],
         conditioned_effects=effects,
-        conditioned_covariance=covariance,
+        inverse_information=inverse_information,
         params=params,
         bse=std_errors,
         statistics=_statistics(session, objective, first, state, tol),
@@ -90,6 +86,22 @@ def conclude(
         trace=session.trace,
         provenance=_provenance(session.source, spec, tol),
     )
+
+
+def _inference(
+    basis: Basis, hessian: Hessian, active: NDArray[np.int64], columns: int
+) -> tuple[Floats | Inverse, Floats]:
+    """The inverse of the Hessian in the basis, and standard errors of the user's coefficients (active,)."""
+    if isinstance(hessian, Blocked) and hessian.factor is not None:
+        variances = basis.raw_variances(hessian.factor)
+        if variances is not None:
+            return Inverse(hessian), np.sqrt(variances)
+    covariance = inverse(hessian)
+    whole = covariance
+    if len(active) < columns:
+        whole = np.zeros((columns, columns))
+        whole[np.ix_(active, active)] = covariance
+    return covariance, inference.standard_errors(basis.covariance_to_raw(whole))[active]
 
 
 def _constants(objective: Objective) -> dict[str, str]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from streamlr import inference
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design, Factor, Unseen, terms_with_limits
+from streamlr.linear_algebra import Inverse
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +60,7 @@ class Model:
     design: Design
     basis: Basis
     conditioned_coef: Floats  # (k,) in the basis
-    conditioned_covariance: Floats  # (k, k) in the basis
+    inverse_information: Floats | Inverse  # (k, k) in the basis
     params: Floats
     bse: Floats
     statistics: Statistics
@@ -86,6 +87,12 @@ class Model:
         names = self.design.column_names
         own = self.basis.active[: self.design.layout.own_columns]
         return tuple(names[column] for column in np.flatnonzero(own))
+
+    @property
+    def conditioned_covariance(self) -> Floats:
+        """(k, k) covariance of the coefficients in the basis."""
+        inverse = self.inverse_information
+        return inverse.matrix if isinstance(inverse, Inverse) else inverse
 
     @property
     def zvalues(self) -> Floats:

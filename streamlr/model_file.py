@@ -134,7 +134,7 @@ def _from_json(content: dict[str, Any]) -> Model:
         design=design,
         basis=basis,
         conditioned_coef=coef,
-        conditioned_covariance=_unpack(stored["covariance"], coef.size),
+        inverse_information=_unpack(stored["covariance"], coef.size),
         params=_numbers(content["params"], k),
         bse=_numbers(content["std_errors"], k),
         statistics=Statistics(**content["statistics"]),

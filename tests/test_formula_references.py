@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -103,6 +104,8 @@ def test_factors_eliminated_first_change_nothing(
     """As factors of hundreds of levels are."""
     monkeypatch.setattr(layout, "LONG", 2)
     test_formula_agrees_with_r(formula, None, written)
+    model = streamlr.fit(written(CASES[formula]["table"], None), formula)
+    np.testing.assert_allclose(np.sqrt(np.diag(model.cov_params())), model.bse, rtol=1e-9)
 
 
 OPERATORS = ("+", "-", "*", "/", ":", "^", "**", "%in%")

@@ -142,7 +142,14 @@ def blocked(front: int, levels: int, behind: int) -> Blocked:
     level = np.concatenate([np.arange(levels), rng.integers(0, levels, n - levels)])
     X[:, front : front + levels] = level[:, None] == np.arange(levels)
     size = 10.0 ** rng.uniform(-2, 2, k)
-    return Blocked((X.T @ X) * np.outer(size, size), slice(front, front + levels))
+    return apart((X.T @ X) * np.outer(size, size), slice(front, front + levels))
+
+
+def apart(matrix: np.ndarray, run: slice) -> Blocked:
+    """The matrix with a run of columns apart."""
+    others = np.r_[: run.start, run.stop : len(matrix)]
+    dense, border = matrix[np.ix_(others, others)], matrix[others, run]
+    return Blocked(Bordered(dense, border, np.diagonal(matrix)[run].copy()), run)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 0), (3, 7, 2), (0, 4, 6), (5, 3, 0), (300, 40, 260), (20, 600, 7)])
@@ -194,9 +201,16 @@ def test_places_of_a_run_move_with_its_matrix() -> None:
     assert isinstance(more, Blocked)
     np.testing.assert_array_equal(more.matrix, matrix.matrix + np.diag(np.arange(11.0)))
     np.testing.assert_array_equal(diagonal(more), np.diagonal(more.matrix))
-    broken = Blocked(matrix.matrix.copy(), matrix.run)
-    assert is_finite(broken)
-    broken.matrix[1, 7] = np.nan
-    assert not is_finite(broken)
-    assert factorise(broken) is None
-    assert factorise(Blocked(-matrix.matrix, matrix.run)) is None
+    assert is_finite(matrix)
+    whole = matrix.matrix
+    np.testing.assert_array_equal(apart(whole, matrix.run).matrix, whole)
+    assert factorise(apart(-whole, matrix.run)) is None
+    whole[1, 7] = whole[7, 1] = np.nan
+    assert not is_finite(apart(whole, matrix.run))
+    assert factorise(apart(whole, matrix.run)) is None
+
+
+def test_a_system_with_a_run_apart_is_solved() -> None:
+    matrix = blocked(3, 6, 2)
+    vector = np.arange(11.0)
+    np.testing.assert_allclose(solve(matrix, vector), np.linalg.solve(matrix.matrix, vector), rtol=1e-8)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from streamlr.design.layout import Layout
 from streamlr.kernels.tile import Conditioning
-from streamlr.linear_algebra import make_symmetric
+from streamlr.linear_algebra import BlockedFactor, make_symmetric
 
 Floats = NDArray[np.float64]
 
@@ -158,6 +158,28 @@ class Basis:
                         out[layout.own_columns :] -= moved[0]
                     moved = moved[1:] - moved[0]
                 out[layout.factor_columns[host]] -= moved
+
+    def raw_variances(self, factor: BlockedFactor) -> Floats | None:
+        """(active,) variances of the user's coefficients, from the factor of the Hessian of active columns.
+
+        None where columns take in so many others that the whole covariance is needed.
+        """
+        layout, q = self.layout, self.layout.numeric
+        if self.reduced or self.centre[q:].any():
+            return None
+        scale = np.ones(layout.columns)
+        scale[self.numeric_columns] = self.scale[:q]
+        for place in range(layout.scaled):
+            scale[layout.factor_columns[layout.plain + place]] = self.scale[q + place]
+        variances = factor.inverse_diagonal() * scale[self.active] ** 2
+        if layout.intercept and self.centre.any():
+            shares = np.zeros(layout.columns)
+            shares[self._intercept] = 1.0
+            shares[self.numeric_columns] = -self.centre[:q] * self.scale[:q]
+            shares = shares[self.active]
+            place = int(np.count_nonzero(self.active[: self._intercept]))
+            variances[place] = shares @ factor.solve(shares)
+        return variances
 
     @property
     def unhosted(self) -> NDArray[np.bool_]:

@@ -152,10 +152,15 @@ class Layout:
         return self.dense + sum(self.levels)
 
     @cached_property
-    def run(self) -> slice | None:
-        """The model columns of the largest factor without a scale, None where it has few levels."""
+    def apart(self) -> int | None:
+        """The factor whose levels stand apart in the Hessian, as they never meet and are eliminated first.
+
+        An absorbed one, else the largest without a scale where it is long; None where there is none.
+        """
+        if self.absorbed:
+            return len(self.levels) - 1
         largest = max(range(self.plain), key=lambda f: self.levels[f], default=-1)
-        return self.factor_columns[largest] if largest >= 0 and self.levels[largest] >= LONG else None
+        return largest if largest >= 0 and self.levels[largest] >= LONG else None
 
     @property
     def own_columns(self) -> int:

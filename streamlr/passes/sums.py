@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,35 +184,46 @@ class Sums:
         return self.totals.gradient[self.layout.slot_of_column]
 
     def hessian(self) -> Hessian:
-        """Hessian by model column: (k, k), or bordered by an absorbed factor."""
+        """Hessian by model column: (k, k), or with the levels of a long or an absorbed factor apart."""
         layout, totals = self.layout, self.totals
-        own = layout.own_columns
-        places = self._places
+        apart = layout.apart
+        run = slice(layout.columns, layout.columns) if apart is None else layout.factor_columns[apart]
+        length = run.stop - run.start
+
+        def moved(columns: Any) -> Any:
+            """Columns as they are numbered without those that stand apart."""
+            if isinstance(columns, slice):
+                shift = length if columns.start >= run.stop else 0
+                return slice(columns.start - shift, columns.stop - shift)
+            return np.where(columns >= run.stop, columns - length, columns)
+
+        places = moved(self._places)
+        own = layout.columns - length
         whole = np.zeros((own, own))
         lower = np.tril(totals.gram[: layout.dense, : layout.dense])
         whole[np.ix_(places, places)] = lower + np.tril(lower, -1).T
-        factors = list(zip(layout.factor_columns, layout.starts, layout.widths, strict=True))
-        if layout.absorbed:
-            factors.pop()
-        for f, (rows, start, width) in enumerate(factors):
-            slots = self._slots_of_levels(start, width)
-            self._copy_cross(slots, whole[:, rows])
+        factors = [f for f in range(len(layout.levels)) if f != apart]
+        for place, f in enumerate(factors):
+            rows = moved(layout.factor_columns[f])
+            slots = self._slots_of_levels(layout.starts[f], layout.widths[f])
+            self._copy_cross(slots, places, whole[:, rows])
             whole[rows, places] = whole[places, rows].T
             whole[np.arange(rows.start, rows.stop), np.arange(rows.start, rows.stop)] = totals.diagonal[slots]
-            for g in range(f + 1, len(factors)):
-                columns = factors[g][0]
+            for g in factors[place + 1 :]:
+                columns = moved(layout.factor_columns[g])
                 table = self._pair_table(f, g)
                 whole[rows, columns] = table
                 whole[columns, rows] = table.T
-        if not layout.absorbed:
-            run = layout.run
-            return whole if run is None else Blocked(whole, run)
-        slots = self._slots_of_levels(layout.starts[-1], layout.widths[-1])
-        border = np.zeros((own, layout.levels[-1]))
-        self._copy_cross(slots, border)
-        for f, (rows, _, _) in enumerate(factors):
-            border[rows] = self._pair_table(f, len(factors))
-        return Bordered(whole, border, totals.diagonal[slots])
+        if apart is None:
+            return whole
+        border = np.zeros((own, length))
+        slots = self._slots_of_levels(layout.starts[apart], layout.widths[apart])
+        self._copy_cross(slots, places, border)
+        for f in factors:
+            table = self._pair_table(f, apart) if f < apart else self._pair_table(apart, f).T
+            border[moved(layout.factor_columns[f])] = table
+        inner = Bordered(whole, border, totals.diagonal[slots].copy())
+        return inner if layout.absorbed else Blocked(inner, run)
 
     def shed(self) -> None:
         """Let go of the tables of the Hessian, which has been assembled."""
@@ -230,11 +242,10 @@ class Sums:
         first = int(start) - self.layout.dense
         return slice(first + 1, first + int(width))
 
-    def _copy_cross(self, slots: slice, out: Floats) -> None:
-        """Products of dense columns with the levels in `slots` into their rows of `out`."""
+    def _copy_cross(self, slots: slice, places: NDArray[np.int64], out: Floats) -> None:
+        """Products of dense columns with the levels in `slots` into the rows `places` of `out`."""
         layout = self.layout
         intercept = layout.intercept
-        places = self._places
         if intercept:
             # Of a factor without a scale the intercept's row is the diagonal.
             scaled = layout.scaled and slots.start >= layout.starts[layout.plain] - layout.dense
