@@ -65,6 +65,8 @@ Floats = NDArray[np.float64]
 # that standard errors would change by less than this relative to themselves.
 WORTH_SPARING = 20_000_000
 SPARE_ERROR = 1e-6
+# Columns of any kind from which on a Hessian of large data is worth saving.
+MANY_COLUMNS = 2_000
 # With fewer rows nothing is decoded meanwhile, and two threads are slower than one: 0.77 against 0.64 s.
 WORTH_A_THREAD = 500_000
 # Types whose values are whole, with the range that the type itself tells where it is small.
@@ -267,7 +269,8 @@ def _maximise(
             objective = Objective(
                 design, basis, session.run_pass, session.cache, null_start(design, profile), gathering
             )
-            objective, coef, evaluation, aliased = settle_basis(objective, *begin(objective, starts, null))
+            start = begin(objective, starts, null, sampled=sample is not None)
+            objective, coef, evaluation, aliased = settle_basis(objective, *start)
             unhosted = objective.basis.unhosted
             if not unhosted.any():
                 break
@@ -322,7 +325,7 @@ def _iterate(
             evaluation,
             tolerance=tol,
             spare=_spare(objective),
-            reuse=objective.design.layout.hessian_is_dear,
+            reuse=_reuse(objective),
         )
         noted = 0
         for state in steps:
@@ -342,12 +345,24 @@ def _iterate(
 
 def _spare(objective: Objective) -> float:
     """Change of standard errors worth a pass less: none where a pass costs nothing."""
-    assert objective.first is not None
     if objective.costs_nothing:
         return 0.0
+    return SPARE_ERROR if objective.design.layout.hessian_is_dear or _is_large(objective) else 0.0
+
+
+def _reuse(objective: Objective) -> bool:
+    """Whether Hessians are taken over from earlier points: where summing one is dear, or where there are very
+    many columns, whose pair tables take three times as long as a gradient, and then there is the algebra."""
     layout = objective.design.layout
-    values = objective.first.tally.rows_used * (layout.dense + len(layout.levels))
-    return SPARE_ERROR if layout.hessian_is_dear or values >= WORTH_SPARING else 0.0
+    many = layout.own_columns >= MANY_COLUMNS and _spare(objective) > 0.0
+    return layout.hessian_is_dear or many
+
+
+def _is_large(objective: Objective) -> bool:
+    """Whether there are so many values that a pass less is worth the last digits of standard errors."""
+    assert objective.first is not None
+    layout = objective.design.layout
+    return objective.first.tally.rows_used * (layout.dense + len(layout.levels)) >= WORTH_SPARING
 
 
 def _note(session: Session, objective: Objective, state: State) -> None:

@@ -406,7 +406,7 @@ def _wants_hessian(evaluation: Evaluation, direction: Floats, decrements: list[f
     last = decrements[-1] / decrements[-2] if len(decrements) > 1 else RATE_TO_EXPECT
     if not last <= SLOW:
         return True
-    rate = last if evaluation.drift > 0.0 else RATE_TO_EXPECT
+    rate = max(last, RATE_TO_EXPECT) if evaluation.drift > 0.0 else RATE_TO_EXPECT
     behind = rate * evaluation.box.reach(np.abs(direction))
     return _standard_error_change(behind) <= spare
 

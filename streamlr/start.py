@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Factor
+from streamlr.design.design import REFERENCE, Design, Factor
 from streamlr.design.freeze import conditioning_of
 from streamlr.design.levels import FIRST, SECOND
 from streamlr.design.profile import ProfileSums
@@ -114,14 +114,50 @@ def null_model(design: Design, profile: ProfileSums) -> Floats:
     return null
 
 
+def marginal_model(design: Design, profile: ProfileSums) -> Floats | None:
+    """(k,) the log odds of the levels of each factor by itself, which the profile has counted, added up.
+
+    Near the maximum where factors are not alike, so that the first Hessian serves for longer; None where no
+    factor is long. Half an event of each kind is added to every level.
+    """
+    layout = design.layout
+    if layout.apart is None or design.absorbed is not None or design.offset is not None:
+        return None
+    if not layout.intercept:
+        return None
+    coef = null_model(design, profile)
+    place = int(np.flatnonzero(layout.slot_of_column == 0)[0])
+    base = coef[place]
+    success, failure = _outcome_columns(design, profile)
+    for factor, columns in zip(design.factors, layout.factor_columns, strict=True):
+        variable = design.variables[factor.meeting.variables[0]]
+        if factor.parts or len(factor.meeting.variables) > 1 or factor.meeting.full[0]:
+            continue
+        assert isinstance(variable, Factor)
+        table = np.full((len(variable.all_levels), 2), 0.5)
+        for value, counts in (profile.factors[variable.name].counts or {}).items():
+            code = variable.code(value)
+            if code >= REFERENCE:
+                table[code - REFERENCE] += counts[success], counts[failure]
+        odds = np.log(table[:, 0] / table[:, 1])
+        coef[columns] = odds[1:] - odds[0]
+        coef[place] += odds[0] - base
+    return coef
+
+
+def _outcome_columns(design: Design, profile: ProfileSums) -> tuple[int, int]:
+    """Which column of a level's counts is that of successes, and which that of failures."""
+    first_is_positive = design.trials is not None or next(iter(profile.outcomes)) == design.positive
+    return (FIRST, SECOND) if first_is_positive else (SECOND, FIRST)
+
+
 def _log_odds(design: Design, absorbed: Factor, profile: ProfileSums) -> Floats:
     """(m,) log odds of every level of the absorbed factor, less the mean offset."""
     counts = profile.factors[absorbed.name]
     odds = np.zeros(len(absorbed.levels))
     if counts.entries is None:
         return odds
-    first_is_positive = design.trials is not None or next(iter(profile.outcomes)) == design.positive
-    success, failure = (FIRST, SECOND) if first_is_positive else (SECOND, FIRST)
+    success, failure = _outcome_columns(design, profile)
     codes = absorbed.index.of_entries(counts.entries)
     known = codes >= 0
     table = counts.table[known]
@@ -130,14 +166,16 @@ def _log_odds(design: Design, absorbed: Factor, profile: ProfileSums) -> Floats:
     return odds - offset if math.isfinite(offset) else odds
 
 
-def begin(objective: Objective, starts: Sequence[Floats], null: Floats) -> tuple[Floats, Evaluation]:
+def begin(
+    objective: Objective, starts: Sequence[Floats], null: Floats, *, sampled: bool
+) -> tuple[Floats, Evaluation]:
     """The first pass: where Newton starts, and the evaluation there.
 
     A sample's estimate that looked like all rows and is far from their minimum after all is given up for the
     null model, whose loss needs no pass: it has to have won four times what the next step promises to win.
     """
     coef, evaluation = objective.best_of(starts)
-    if coef is null or len(starts) > 1 or objective.design.offset is not None:
+    if not sampled or coef is null or len(starts) > 1 or objective.design.offset is not None:
         return coef, evaluation
     assert objective.first is not None
     won = objective.first.null_loss - evaluation.loss
@@ -154,13 +192,18 @@ def starts_of(
     profile: ProfileSums,
     sample: Sample | None,
 ) -> list[Floats]:
-    """Where Newton may start, each (k,): the estimate from a sample for large data, else the null model.
+    """Where Newton may start, each (k,): the estimate from a sample for large data, else the null model, or
+    with a long factor what its levels say one by one, if that is better on some rows.
 
     Both where the sample may say little of the other rows (a sorted file, a level that it lacks): the first
     pass then looks at both, so that a poor sample costs no pass.
     """
     if sample is None:
-        return [null]
+        marginal = marginal_model(design, profile)
+        if marginal is None:
+            return [null]
+        few = _objective_on(session, design, basis, parts_to_condition_on(session.source, None))
+        return [marginal] if few(marginal, False).loss < few(null, False).loss else [null]
     found: Estimate | None = None
     for parts in sample.stages:
         before = null if found is None else found.coef

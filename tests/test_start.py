@@ -26,6 +26,7 @@ from streamlr import fitting, start
 from streamlr.design.design import Design
 from streamlr.design.profile import ProfileSums
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.sums import Sums
 from streamlr.passes.tasks import SumsTask
 from streamlr.sources import parquet
 from streamlr.start import Sample, sample_of
@@ -490,3 +491,40 @@ def test_the_same_start_every_time() -> None:
     assert again.params.tobytes() == first.params.tobytes()
     assert again.bse.tobytes() == first.bse.tobytes()
     assert again.llf == first.llf
+
+
+def test_a_long_factor_starts_from_what_its_levels_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log odds of the levels of each factor by itself, added up, unless rows show the null model as better."""
+    monkeypatch.setattr("streamlr.design.layout.LONG", 5)
+    rng = np.random.default_rng(6)
+    n = 4_000
+    g, h = rng.integers(0, 12, n), rng.integers(0, 4, n)
+    eta = np.sin(3.0 * g) + 0.5 * np.cos(h)
+    data = {"y": (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(int), "g": g.astype(str), "h": h.astype(str)}
+    model = streamlr.fit(data, "y ~ g + h", tol=1e-10)
+    # One factor alone is at its maximum, but for the half events: what is left is how two of them overlap.
+    assert model.llf - model.trace[0]["log_likelihood"] < 0.01 * (model.llf - model.llnull)
+    # Four factors say the same, so that adding them up goes four times as far.
+    same = {name: np.char.add(name, data["g"]) for name in "abcd"}
+    again = streamlr.fit({**data, **same}, "y ~ a + b + c + d", tol=1e-10)
+    assert again.trace[0]["log_likelihood"] == pytest.approx(again.llnull, rel=1e-12)
+    assert again.converged
+
+
+def test_many_columns_reuse_a_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "MANY_COLUMNS", 5)
+    monkeypatch.setattr(fitting, "WORTH_SPARING", 1)
+    rng = np.random.default_rng(7)
+    n = 6_000
+    data = {"x": rng.normal(size=n), "g": rng.integers(0, 9, n).astype(str)}
+    data["y"] = (rng.random(n) < 1 / (1 + np.exp(-data["x"]))).astype(int)
+    hessians = []
+    assemble = Sums.hessian
+    monkeypatch.setattr(Sums, "hessian", lambda sums: hessians.append(1) or assemble(sums))
+    model = streamlr.fit(data, "y ~ x + g")
+    assert model.converged
+    assert len(hessians) < model.statistics.passes
+    monkeypatch.setattr(fitting, "MANY_COLUMNS", 5_000)
+    plain = streamlr.fit(data, "y ~ x + g", tol=1e-12)
+    np.testing.assert_allclose(model.params, plain.params, rtol=0, atol=1e-8 * plain.bse.max())
+    np.testing.assert_allclose(model.bse, plain.bse, rtol=2e-6)
