@@ -25,7 +25,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 Floats = NDArray[np.float64]
 
@@ -237,7 +237,7 @@ class BorderedFactor:
 
         def add(chunk: slice) -> None:
             columns = matrix.border[:, chunk] / self.schur.scale[:, np.newaxis]
-            half = self.schur.inverse_lower @ columns
+            half = blas.dtrmm(1.0, self.schur.inverse_lower, columns, lower=1)
             last[chunk] += np.einsum("ij,ij->j", half, half) / matrix.tail[chunk] ** 2
 
         _for_each(add, list(matrix.chunks) if len(matrix.dense) else [])

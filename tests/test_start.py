@@ -494,7 +494,7 @@ def test_the_same_start_every_time() -> None:
 
 
 def test_a_long_factor_starts_from_what_its_levels_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log odds of the levels of each factor by itself, added up, unless rows show the null model as better."""
+    """Log odds of the levels of each factor by itself, added up, unless rows show the null model better."""
     monkeypatch.setattr("streamlr.design.layout.LONG", 5)
     rng = np.random.default_rng(6)
     n = 4_000
