@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import streamlr
-from streamlr.design.design import Design, Tally
+from streamlr.design.design import Design
+from streamlr.design.encoding import Tally
 from streamlr.design.features import Reader
 from streamlr.design.spec import resolve_spec
 from streamlr.events import silent

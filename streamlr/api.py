@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.design.design import Unseen
+from streamlr.design.encoding import Unseen
 from streamlr.model import Model
 from streamlr.model_file import read_model
 from streamlr.passes.memory import available_cores

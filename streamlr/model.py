@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from streamlr import inference
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Factor, Unseen, terms_with_limits
+from streamlr.design.design import Design, terms_with_limits
+from streamlr.design.encoding import Unseen
+from streamlr.design.terms import Factor
 from streamlr.linear_algebra import Inverse
 
 Floats = NDArray[np.float64]

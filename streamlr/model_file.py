@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
 from streamlr.design.columns import sorted_levels
-from streamlr.design.design import Cells, Design, Factor, Number, Term, Variable
+from streamlr.design.design import Design
 from streamlr.design.expressions import Call, nodes_of, parse_expression, text_of
 from streamlr.design.features import Feature, Reader
 from streamlr.design.functions import FUNCTIONS
 from streamlr.design.profile import Merging
+from streamlr.design.terms import Cells, Factor, Number, Term, Variable
 from streamlr.errors import StreamlrError
 from streamlr.whole_file import written_whole
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Tally
+from streamlr.design.design import Design
+from streamlr.design.encoding import Tally
 from streamlr.linear_algebra import Hessian, diagonal, plus_diagonal, restricted
 from streamlr.newton import Box, Evaluation, Metric, State
 from streamlr.passes.cache import BlockCache, Kept

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
 from streamlr.design.columns import why_unusable
-from streamlr.design.design import Design, Encoder, Unseen
+from streamlr.design.design import Design
+from streamlr.design.encoding import Encoder, Unseen
 from streamlr.design.functions import column_kind
 from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.kernels.block import score_block

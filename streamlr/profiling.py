@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from streamlr.design.columns import is_number
-from streamlr.design.design import CellGrouping, Design, Factor, terms_with_limits
+from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.expressions import Call, Column, Constant, quoted
 from streamlr.design.features import Feature, Reader, unwrapped
 from streamlr.design.freeze import (
@@ -28,6 +28,7 @@ from streamlr.design.freeze import (
 from streamlr.design.learning import LearningTask, Runner, ScaleLearner, learn, learn_means
 from streamlr.design.profile import Aside, ProfileSums, ProfileTask
 from streamlr.design.spec import Spec
+from streamlr.design.terms import CellGrouping, Factor
 from streamlr.design.where import Where
 from streamlr.errors import StreamlrError
 from streamlr.passes.leaves import CELLS_A_ROW, MOST_SHARED

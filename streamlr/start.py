@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.design import REFERENCE, Design, Factor
+from streamlr.design.design import Design
 from streamlr.design.freeze import conditioning_of
 from streamlr.design.levels import FIRST, SECOND
 from streamlr.design.profile import ProfileSums
+from streamlr.design.terms import REFERENCE, Factor
 from streamlr.errors import StreamlrError
 from streamlr.linear_algebra import Hessian, diagonal, factorise, plus_diagonal
 from streamlr.newton import Evaluation, newton

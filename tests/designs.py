@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from streamlr.design.design import Design, Factor, Number, Term
+from streamlr.design.design import Design
 from streamlr.design.expressions import Column
 from streamlr.design.features import Feature, Reader
+from streamlr.design.terms import Factor, Number, Term
 
 
 def number(column: str, *, named: bool = False) -> Number:

@@ -24,11 +24,11 @@ from threadpoolctl import threadpool_limits
 
 import streamlr
 from streamlr import profiling
-from streamlr.design.design import Factor
 from streamlr.design.expressions import Column
 from streamlr.design.features import Feature, Reader
 from streamlr.design.levels import LevelCounts
 from streamlr.design.profile import ProfileSums, ProfileTask
+from streamlr.design.terms import Factor
 from streamlr.errors import SeparationError, StreamlrError
 from streamlr.events import Remark
 from streamlr.profiling import plan_memory

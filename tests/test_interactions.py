@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 import streamlr
-from streamlr.design import design as design_module
+from streamlr.design import terms as terms_module
 from streamlr.design.profile import CellCounts
 from streamlr.errors import SeparationError
 
@@ -153,7 +153,7 @@ def test_a_search_for_cells_finds_what_a_table_does(
     monkeypatch: pytest.MonkeyPatch, maximum_likelihood: Fit
 ) -> None:
     table = fit(DATA, "y ~ g*h + b:h:x")
-    monkeypatch.setattr(design_module, "LARGEST_TABLE", 2)
+    monkeypatch.setattr(terms_module, "LARGEST_TABLE", 2)
     searched = fit(DATA, "y ~ g*h + b:h:x")
     assert searched.params.tobytes() == table.params.tobytes()
     assert_agrees(searched, maximum_likelihood(expanded(searched.terms), Y))

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, find_level, is_number, sorted_levels, stored_width
-from streamlr.design.design import CellGrouping, Cells, Design, Factor, Number, Term, Variable, digits_of
+from streamlr.design.design import Design
 from streamlr.design.expressions import Call, Column
 from streamlr.design.features import Feature, Reader, unwrapped
 from streamlr.design.functions import options_of
@@ -26,6 +26,7 @@ from streamlr.design.profile import (
     numbered,
 )
 from streamlr.design.spec import Spec
+from streamlr.design.terms import CellGrouping, Cells, Factor, Number, Term, Variable, digits_of
 from streamlr.design.values import level_order, states_columns
 from streamlr.errors import SeparationError, StreamlrError, did_you_mean
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.design.design import Tally
+from streamlr.design.encoding import Tally
 from streamlr.kernels.tile import Block
 from streamlr.passes.memory import resident_bytes
 from streamlr.passes.packing import Packing, aligned

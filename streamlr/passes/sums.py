@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.design.design import Tally
+from streamlr.design.encoding import Tally
 from streamlr.design.layout import Layout
 from streamlr.kernels.block import (
     FAILURES,

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
-from streamlr.design.design import Design, Encoder, Tally
+from streamlr.design.design import Design
+from streamlr.design.encoding import Encoder, Tally
 from streamlr.kernels.block import Scratch, probe_block, score_block
 from streamlr.kernels.tile import Block
 from streamlr.passes.cache import BlockCache

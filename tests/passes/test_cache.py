@@ -10,7 +10,7 @@ import pytest
 from designs import design, factor, number
 
 import streamlr
-from streamlr.design.design import Tally
+from streamlr.design.encoding import Tally
 from streamlr.kernels.tile import Block
 from streamlr.passes import cache as cache_module
 from streamlr.passes.cache import BlockCache
