@@ -132,10 +132,14 @@ def score_part(
         yield batch, probability
 
 
-def check_scorable(design: Design, source: Source) -> None:
-    """Raise `StreamlrError` naming every column that is missing, and any of a type that cannot be used."""
+def check_scorable(design: Design, source: Source, labelled: bool = False) -> None:
+    """Raise `StreamlrError` naming every column that is missing, and any of a type that cannot be used.
+
+    `labelled`: the outcome, weights and trials are needed as well.
+    """
     names = source.schema.names
-    missing = [name for name in design.feature_columns if name not in names]
+    needed = design.columns if labelled else design.feature_columns
+    missing = [name for name in needed if name not in names]
     if missing:
         listed = ", ".join(f"'{name}'" for name in missing)
         hint = did_you_mean(missing[0], names) if len(missing) == 1 else ""

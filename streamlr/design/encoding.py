@@ -356,6 +356,6 @@ def _note_missing(values: NDArray[Any], name: str, missing: Gaps) -> None:
 
 def _changed(column: str) -> StreamlrError:
     return StreamlrError(
-        f"'{column}' has a value that was not there when its levels were collected. "
-        "The data changed during the fit; fit again."
+        f"'{column}' has a value that was not there when the model learned its levels: the data have changed, "
+        "or are not those of the fit. Fit again."
     )
