@@ -23,9 +23,10 @@ from streamlr.linear_algebra import Blocked, Hessian, Inverse, factorise
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
 from streamlr.objective import Objective
-from streamlr.passes.memory import peak_resident_bytes
+from streamlr.passes.memory import peak_resident_bytes, resident_bytes
 from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums
+from streamlr.robust import CovarianceChoice, robust_covariance
 from streamlr.sources.base import Source
 
 Floats = NDArray[np.float64]
@@ -41,16 +42,34 @@ def conclude(
     state: State,
     aliased: Sequence[int],
     *,
+    choice: CovarianceChoice,
+    limit: int,
     conf_level: float,
     tol: float,
 ) -> Model:
-    """The model at the state where Newton ended; `aliased` are model columns."""
+    """The model at the state where Newton ended; `aliased` are model columns.
+
+    `choice`: the covariance to report; `limit`: bytes for sums by cluster, where it needs some.
+    """
     assert objective.first is not None
     design, basis, first = objective.design, objective.basis, objective.first
     names = design.column_names
     own = design.layout.own_columns
     active = np.flatnonzero(basis.active[:own])
     inverse_information, std_errors = _inference(basis, state.evaluation.hessian, active, len(names))
+    robust = None
+    if choice.kind != "nonrobust":
+        if choice.clusters and session.cache is not None and 2 * resident_bytes() > limit:
+            session.cache.clear()  # sums by cluster may need the room
+        robust = robust_covariance(
+            objective,
+            state,
+            choice,
+            inverse_information,
+            parameters=len(active) + _absorbed_parameters(objective, state),
+            limit=limit,
+        )
+        std_errors = _raw_errors(basis, robust.matrix, active, len(names))
     constants = _constants(objective)
     for column, reason in constants.items():
         session.remark(f"left out: {column} ({reason})")
@@ -74,6 +93,10 @@ def conclude(
         basis=basis,
         conditioned_coef=coef[active],
         conditioned_effects=effects,
+        covariance_type=choice.kind,
+        robust_covariance=None if robust is None else robust.matrix,
+        clusters={} if robust is None else dict(zip(choice.clusters, robust.groups, strict=True)),
+        small_sample=choice.small_sample,
         inverse_information=inverse_information,
         params=params,
         bse=std_errors,
@@ -97,11 +120,16 @@ def _inference(
         if variances is not None:
             return Inverse(hessian), np.sqrt(variances)
     covariance = inverse(hessian)
+    return covariance, _raw_errors(basis, covariance, active, columns)
+
+
+def _raw_errors(basis: Basis, covariance: Floats, active: NDArray[np.int64], columns: int) -> Floats:
+    """Standard errors of the user's coefficients (active,) from a covariance in the basis."""
     whole = covariance
     if len(active) < columns:
         whole = np.zeros((columns, columns))
         whole[np.ix_(active, active)] = covariance
-    return covariance, inference.standard_errors(basis.covariance_to_raw(whole))[active]
+    return inference.standard_errors(basis.covariance_to_raw(whole))[active]
 
 
 def _constants(objective: Objective) -> dict[str, str]:

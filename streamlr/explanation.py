@@ -150,6 +150,7 @@ def _width(spec: Spec, reader: Reader, profile: ProfileSums, look: _Look) -> int
 def _column(source: Source, spec: Spec, name: str, profile: ProfileSums) -> dict[str, Any]:
     told = source.statistics(name)
     roles = {spec.target: "target", spec.weights: "weights", spec.offset: "offset", spec.trials: "trials"}
+    roles.update(dict.fromkeys(spec.clusters, "cluster"))
     features = {column: feature for feature in spec.features for column in feature.columns}
     features.update(
         {feature.column: feature for feature in spec.features if feature.column in feature.columns}

@@ -38,6 +38,7 @@ from streamlr.passes.session import Session
 from streamlr.passes.spool import Spool
 from streamlr.passes.sums import load_kernels
 from streamlr.profiling import (
+    OWN_SIZE,
     features_to_profile,
     leave_out_by_metadata,
     named,
@@ -46,6 +47,7 @@ from streamlr.profiling import (
     reader_of,
     skipping,
 )
+from streamlr.robust import CovarianceChoice
 from streamlr.separation import is_complete, separated_terms, separation_error
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
@@ -107,6 +109,9 @@ def fit(
     absorb: str | None = None,
     absorb_l2: float = 0.0,
     separation: SeparationPolicy = "levels",
+    cov: str | None = None,
+    cluster: str | Sequence[str] = (),
+    small_sample: str = "clusters",
     conf_level: float = 0.95,
     tol: float = 1e-8,
     max_passes: int = 50,
@@ -139,7 +144,8 @@ def fit(
             makes a level "missing" of factors and gives numbers their mean and a 0/1 column `isnull(x)`,
             "fill=VALUE" puts a value in their place.
         weights: column of row weights, not negative.
-        weight_type: "frequency" (whole numbers; a row of weight 3 is three rows) or "analytic".
+        weight_type: "frequency" (whole numbers; a row of weight 3 is three rows), "analytic" (precisions) or
+            "sampling" (rows of a population that a row stands for; standard errors are then robust).
         offset: column added to the linear predictor.
         trials: column with the number of trials of each row.
         absorb: column whose levels, up to some millions, have an effect each that is estimated with the rest
@@ -149,6 +155,11 @@ def fit(
             + absorb_l2 / 2 times the sum of squared effects, W the weight of all trials. Levels with one
             outcome only then stay, and so does the intercept.
         separation: "levels" sets aside levels of factors that go with one outcome only; "error" raises.
+        cov: "nonrobust" (the inverse information), "HC0" to "HC3", or "cluster"; one more pass for all but
+            the first. Left out: clusters where some are given, HC0 with sampling weights, else the first.
+        cluster: column whose values tell which rows belong together, or two such columns.
+        small_sample: factor of a clustered covariance: "none"; "clusters", G / (G - 1), as Stata's logit and
+            R's `vcovCL` for a glm; "full", (G / (G - 1)) (n - 1) / (n - k), as statsmodels.
         conf_level: level of the intervals in tables.
         tol: distance to the maximum to be proved, in standard errors.
         max_passes: passes over the data after which to stop.
@@ -169,6 +180,8 @@ def fit(
     """
     started = time.perf_counter()
     _check_settings(conf_level, tol, max_passes, threads)
+    clusters = [cluster] if isinstance(cluster, str) else list(cluster)
+    choice = CovarianceChoice.of(cov, clusters, small_sample, weight_type, weights is not None)
     limit = parse_size(memory) if memory is not None else available_memory() // 4
     source = open_source(data)
     spec = resolve_spec(
@@ -188,6 +201,7 @@ def fit(
         weight_type=weight_type,
         offset=offset,
         trials=trials,
+        clusters=clusters,
     )
     spec = absorbing(spec, absorb, absorb_l2)
     if spec.where is not None:
@@ -205,7 +219,17 @@ def fit(
         if spec.target_inferred:
             session.remark(f"target: {spec.target}")
         objective, state, spec, aliased = _maximise(session, spec, separation, tol, max_passes, limit)
-        model = conclude(session, spec, objective, state, aliased, conf_level=conf_level, tol=tol)
+        model = conclude(
+            session,
+            spec,
+            objective,
+            state,
+            aliased,
+            choice=choice,
+            limit=limit - OWN_SIZE,
+            conf_level=conf_level,
+            tol=tol,
+        )
     if not model.converged:
         warnings.warn(
             f"not converged after {session.passes} passes: the estimates are not proved to lie within "

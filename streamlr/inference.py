@@ -16,8 +16,12 @@ Floats = NDArray[np.float64]
 
 
 def standard_errors(covariance: Floats) -> Floats:
-    """(k,) square roots of the diagonal of a (k, k) covariance."""
-    return np.sqrt(np.diagonal(covariance))
+    """(k,) square roots of the diagonal of a (k, k) covariance, NaN where it is negative.
+
+    That of two-way clusters need not be positive (Cameron, Gelbach and Miller 2011, section 2.3).
+    """
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(np.diagonal(covariance))
 
 
 def two_sided_p(z: Floats) -> Floats:
@@ -49,3 +53,22 @@ def bic(log_likelihood: float, parameters: float, observations: float) -> float:
 def mcfadden_r2(log_likelihood: float, null_log_likelihood: float) -> float | None:
     """1 - log L / log L0 (McFadden 1974), None where the null model is perfect."""
     return 1.0 - log_likelihood / null_log_likelihood if null_log_likelihood else None
+
+
+def cox_snell_r2(log_likelihood: float, null_log_likelihood: float, observations: float) -> float:
+    """1 - (L0 / L)**(2 / n) (Cox and Snell 1989, Analysis of Binary Data, 2nd ed., section 6.4).
+
+    n as BIC has it: rows of counts are one observation each. R: `performance::r2_coxsnell`.
+    """
+    return -math.expm1(2.0 * (null_log_likelihood - log_likelihood) / observations)
+
+
+def nagelkerke_r2(
+    log_likelihood: float, null_log_likelihood: float, observations: float
+) -> float | None:
+    """Cox and Snell's over the most that it can be, 1 - L0**(2 / n) (Nagelkerke 1991, Biometrika 78, 691-692).
+
+    R: `performance::r2_nagelkerke`. None where the null model is perfect.
+    """
+    most = -math.expm1(2.0 * null_log_likelihood / observations)
+    return cox_snell_r2(log_likelihood, null_log_likelihood, observations) / most if most else None

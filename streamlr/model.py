@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.encoding import Unseen
 from streamlr.design.terms import Factor
 from streamlr.linear_algebra import Inverse
+
+if TYPE_CHECKING:
+    from streamlr.collinearity import InflationFactors
+    from streamlr.hypotheses import TermTests, WaldTest
 
 Floats = NDArray[np.float64]
 
@@ -75,6 +79,11 @@ class Model:
     provenance: Mapping[str, Any]
     # (levels,) in the basis, NaN for a level without an estimate; None without an absorbed factor.
     conditioned_effects: Floats | None = None
+    # What standard errors come from: the inverse information, or a sandwich (k, k) in the basis.
+    covariance_type: str = "nonrobust"
+    robust_covariance: Floats | None = None
+    clusters: Mapping[str, int] = field(default_factory=dict)  # number of clusters by column
+    small_sample: str = "clusters"
 
     def __repr__(self) -> str:
         state = "converged" if self.converged else "NOT converged"
@@ -92,9 +101,14 @@ class Model:
 
     @property
     def conditioned_covariance(self) -> Floats:
-        """(k, k) covariance of the coefficients in the basis."""
+        """(k, k) inverse of the information in the basis, whatever standard errors come from."""
         inverse = self.inverse_information
         return inverse.matrix if isinstance(inverse, Inverse) else inverse
+
+    @property
+    def reported_covariance(self) -> Floats:
+        """(k, k) covariance of the coefficients in the basis that standard errors come from."""
+        return self.conditioned_covariance if self.robust_covariance is None else self.robust_covariance
 
     @property
     def zvalues(self) -> Floats:
@@ -158,12 +172,13 @@ class Model:
         """(k, 2) Wald intervals; `level` defaults to the one of the fit."""
         return inference.wald_intervals(self.params, self.bse, self.conf_level if level is None else level)
 
-    def cov_params(self) -> Floats:
-        """(k, k) covariance of `params`."""
+    def cov_params(self, *, robust: bool = True) -> Floats:
+        """(k, k) covariance of `params`, of the type that `bse` has; without `robust` the inverse of the
+        information, whatever the type."""
         columns = self.design.layout.own_columns
         active = np.flatnonzero(self.basis.active[:columns])
         whole = np.zeros((columns, columns))
-        whole[np.ix_(active, active)] = self.conditioned_covariance
+        whole[np.ix_(active, active)] = self.reported_covariance if robust else self.conditioned_covariance
         return self.basis.covariance_to_raw(whole)[np.ix_(active, active)]
 
     def tidy_rows(self) -> list[dict[str, Any]]:
@@ -209,7 +224,7 @@ class Model:
             "rows_read": s.rows_read,
             "rows_used": s.rows_used,
             "rows_dropped": s.rows_dropped,
-            "cov_type": "nonrobust",
+            "cov_type": self.covariance_type,
             "seconds": s.seconds,
             "peak_rss_bytes": s.peak_rss_bytes,
         }
@@ -244,6 +259,8 @@ class Model:
             "offset": design.offset,
             "trials": design.trials,
             "conf_level": self.conf_level,
+            "clusters": dict(self.clusters),
+            "small_sample": self.small_sample,
             "rows_set_aside": self.statistics.rows_set_aside,
             "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.categories if f.unused},
             "reference": {f.name: str(f.reference) for f in design.categories if design.has_reference(f)},
@@ -284,6 +301,39 @@ class Model:
             "set_aside": len(factor.set_aside),
             "l2": self.design.absorb_l2,
         }
+
+    def wald_test(
+        self, hypothesis: Any, *, value: Any = None, conf_level: float | None = None
+    ) -> WaldTest:
+        """Wald test of linear hypotheses: `"x1 - 2*x2 = 1"`, `"carrier[T.AA] = carrier[T.UA], age"`, a term such
+        as `"carrier"` for all its coefficients, or a matrix; see `streamlr.hypotheses.wald_test`."""
+        from streamlr.hypotheses import wald_test
+
+        return wald_test(self, hypothesis, value=value, conf_level=conf_level)
+
+    def term_tests(self, type: int = 3) -> TermTests:
+        """Wald tests of all terms, of type 2 or 3; see `streamlr.hypotheses.term_tests`."""
+        from streamlr.hypotheses import term_tests
+
+        return term_tests(self, type)
+
+    def relevel(self, column: str, reference: Any) -> Model:
+        """The same model with another reference level of a factor; see `streamlr.relevel.relevel`."""
+        from streamlr.relevel import relevel
+
+        return relevel(self, column, reference)
+
+    def vif(self) -> InflationFactors:
+        """Generalised variance inflation factors of the terms; see `streamlr.collinearity.vif`."""
+        from streamlr.collinearity import vif
+
+        return vif(self)
+
+    def condition_number(self, *, centred: bool = False) -> float:
+        """Condition number of the scaled information; see `streamlr.collinearity.condition_number`."""
+        from streamlr.collinearity import condition_number
+
+        return condition_number(self, centred=centred)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; a reader never sees half of it. Raises `StreamlrError`."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from streamlr.model import Model
 
 FORMAT = "streamlr-model"
-VERSION = 2
+VERSION = 3
 
 
 def write_model(model: Model, path: str) -> None:
@@ -67,12 +67,12 @@ def read_model(path: str) -> Model:
 def _to_json(model: Model) -> dict[str, Any]:
     basis = model.basis
     own = model.design.layout.own_columns
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "terms": list(model.terms),
         "params": model.params.tolist(),
-        "std_errors": model.bse.tolist(),
+        "std_errors": [value if np.isfinite(value) else None for value in model.bse.tolist()],
         "statistics": asdict(model.statistics),
         "conf_level": model.conf_level,
         "dropped": dict(model.dropped),
@@ -90,9 +90,14 @@ def _to_json(model: Model) -> dict[str, Any]:
             "coef": model.conditioned_coef.tolist(),
             "covariance": _pack(model.conditioned_covariance),
         },
+        "covariance_type": model.covariance_type,
+        "clusters": dict(model.clusters),
+        "small_sample": model.small_sample,
         "trace": [dict(row) for row in model.trace],
         "provenance": dict(model.provenance),
     }
+    if model.robust_covariance is not None:
+        content["basis"]["robust_covariance"] = _pack(model.robust_covariance)
     if model.conditioned_effects is not None:
         content["absorbed"] = {
             "effects": _pack_numbers(model.conditioned_effects),
@@ -131,13 +136,16 @@ def _from_json(content: dict[str, Any]) -> Model:
     )
     k = int(active.sum())
     coef = _numbers(stored["coef"], k)
+    robust = stored.get("robust_covariance")
+    if (robust is None) != (content["covariance_type"] == "nonrobust"):
+        raise ValueError("the type of the covariance and what is stored of it do not agree")
     return Model(
         design=design,
         basis=basis,
         conditioned_coef=coef,
         inverse_information=_unpack(stored["covariance"], coef.size),
         params=_numbers(content["params"], k),
-        bse=_numbers(content["std_errors"], k),
+        bse=(_numbers if robust is None else _numbers_or_none)(content["std_errors"], k),
         statistics=Statistics(**content["statistics"]),
         conf_level=content["conf_level"],
         dropped=content["dropped"],
@@ -147,6 +155,10 @@ def _from_json(content: dict[str, Any]) -> Model:
         trace=content["trace"],
         provenance=content["provenance"],
         conditioned_effects=effects,
+        covariance_type=content["covariance_type"],
+        robust_covariance=None if robust is None else _unpack(robust, k),
+        clusters=content["clusters"],
+        small_sample=content["small_sample"],
     )
 
 
@@ -161,6 +173,7 @@ def _design_to_json(design: Design) -> dict[str, Any]:
         "offset": design.offset,
         "trials": design.trials,
         "missing": design.missing,
+        "clusters": list(design.clusters),
         **({"absorb_l2": design.absorb_l2} if design.absorbed is not None else {}),
         "variables": [_variable_to_json(variable) for variable in design.variables],
         "terms": [_term_to_json(term) for term in design.terms],
@@ -223,6 +236,7 @@ def _design_from_json(stored: dict[str, Any]) -> Design:
         offset=stored["offset"],
         trials=stored["trials"],
         missing=stored["missing"],
+        clusters=tuple(stored["clusters"]),
         absorb_l2=stored.get("absorb_l2", 0.0),
     )
 
@@ -278,6 +292,14 @@ def _numbers(values: Any, count: int) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError("a number is not finite")
     return array
+
+
+def _numbers_or_none(values: Any, count: int) -> NDArray[np.float64]:
+    """A list of `count` numbers as an array, NaN where there is none."""
+    if not isinstance(values, list):
+        raise ValueError(f"expected a list of {count} numbers")
+    known = _numbers([0.0 if value is None else value for value in values], count)
+    return np.where([value is None for value in values], np.nan, known)
 
 
 def _pack_numbers(values: NDArray[np.float64]) -> str:

@@ -19,6 +19,7 @@ from streamlr.newton import Box, Evaluation, Metric, State
 from streamlr.passes.cache import BlockCache, Kept
 from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.leaves import Task
+from streamlr.passes.scores import Clustered, ClusterTask, Meat, MeatTask
 from streamlr.passes.sums import Sums
 from streamlr.passes.tasks import Margins, MarginsTask, Probe, ProbeTask, Rivals, RivalsTask, SumsTask
 
@@ -184,6 +185,44 @@ class Objective:
         task = MarginsTask(self.design, self.basis, self._row_cache, self.expand(direction), threshold)
         margins: Margins = self._row_runner(task, Margins.merge)
         return margins
+
+    def meat(self, coef: Floats, inverse: Floats | None, power: int) -> Meat:
+        """Squares of scores at `coef` (active,); see `streamlr.passes.scores.MeatTask`.
+
+        Rows that were gathered serve where they are frequencies: of others the squares of weights are needed.
+        """
+        gathered = self.counts_frequencies
+        runner, cache = (self._runner, self._cache) if gathered else (self._row_runner, self._row_cache)
+        whole = None if inverse is None else self._expand_matrix(inverse)
+        task = MeatTask(self.design, self.basis, cache, self.expand(coef), gathered, power, whole)
+        meat: Meat = runner(task, Meat.merge)
+        return meat
+
+    def cluster_scores(self, coef: Floats, limit: int, shares: Floats | None) -> Clustered:
+        """Sums of scores by cluster at `coef` (active,); see `streamlr.passes.scores.ClusterTask`."""
+        task = ClusterTask(
+            self.design,
+            self.basis,
+            self._row_cache,
+            self.expand(coef),
+            self.counts_frequencies,
+            limit,
+            shares,
+        )
+        found: Clustered = self._row_runner(task, Clustered.merge)
+        return found
+
+    @property
+    def counts_frequencies(self) -> bool:
+        """Whether a row of weight w is w rows, as it is without weights too."""
+        return self.design.weights is None or self.design.weight_type == "frequency"
+
+    def _expand_matrix(self, matrix: Floats) -> Floats:
+        """(active, active) as (k, k), zero where there is no estimate."""
+        active = self.basis.active
+        whole = np.zeros((len(active), len(active)))
+        whole[np.ix_(active, active)] = matrix
+        return whole
 
     def with_basis(self, basis: Basis, reduced_extent: Mapping[int, float]) -> Objective:
         """The same loss in another basis; `reduced_extent`: largest values of its reduced columns."""

@@ -189,7 +189,7 @@ def test_strict_json_in_utf8(kind: str, models: Callable[[str], streamlr.Model],
     models(kind).save(tmp_path / "model.json")
     content = strictly((tmp_path / "model.json").read_bytes().decode("utf-8"))
     assert content["format"] == "streamlr-model"
-    assert content["version"] == 2
+    assert content["version"] == 3
 
 
 # What it holds
@@ -265,7 +265,7 @@ NOT_JSON = {
     "empty": b"",
     "blank": b" \n",
     "text": b"model",
-    "half": b'{"format": "streamlr-model", "version": 2, "terms": [',
+    "half": b'{"format": "streamlr-model", "version": 3, "terms": [',
     "nul": b"\0" * 64,
     "latin 1": '{"format": "é"}'.encode("latin-1"),
     "utf 16": '{"format": "streamlr-model"}'.encode("utf-16"),
@@ -284,8 +284,8 @@ NOT_JSON = {
     "number": b"1",
     "null": b"null",
     "other object": b"{}",
-    "other format": b'{"format": "other", "version": 2}',
-    "format of another type": b'{"format": ["streamlr-model"], "version": 2}',
+    "other format": b'{"format": "other", "version": 3}',
+    "format of another type": b'{"format": ["streamlr-model"], "version": 3}',
 }
 
 
@@ -294,7 +294,7 @@ def test_file_that_is_no_model(kind: str, refused: Callable[[bytes], str]) -> No
     refused(NOT_JSON[kind])
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 99, "1", None, [1], -1, 1.5])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, 99, "1", None, [1], -1, 1.5])
 def test_other_versions(version: Any, document: Any, refused: Callable[[bytes], str]) -> None:
     message = refused(json.dumps({**document, "version": version}).encode())
     assert "format" in message

@@ -10,6 +10,7 @@ import click
 
 from streamlr.cli.options import (
     column_arguments,
+    column_lists,
     column_options,
     data_argument,
     errors_as_messages,
@@ -37,6 +38,21 @@ class Between(click.FloatRange):
     default="levels",
     show_default=True,
     help="Set aside levels that go with one outcome only, or stop.",
+)
+@click.option(
+    "--cov",
+    type=click.Choice(["nonrobust", "HC0", "HC1", "HC2", "HC3", "cluster"]),
+    help="Covariance that standard errors come from; one more pass for all but the first, the default.",
+)
+@click.option(
+    "--cluster", multiple=True, metavar="COL[,COL2]", help="Columns that tell which rows belong together."
+)
+@click.option(
+    "--small-sample",
+    type=click.Choice(["none", "clusters", "full"]),
+    default="clusters",
+    show_default=True,
+    help="Factor of a clustered covariance: 1, G/(G-1), or G/(G-1) (n-1)/(n-k).",
 )
 @click.option(
     "--conf-level", type=Between(0.0, 1.0), default=0.95, show_default=True, help="Level of intervals."
@@ -101,6 +117,7 @@ def _fitted(data: tuple[str, ...], output: str | None, reporter: Any, options: d
         check_writable(output)
     source = open_source(list(data))
     arguments = column_arguments(source.schema.names, options)
+    arguments["cluster"] = column_lists(options["cluster"], source.schema.names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # exit code 3 says it
         model = fit(source, on_event=reporter, **arguments)

@@ -118,10 +118,11 @@ def column_options(command: Command) -> Command:
         click.option("--weights", metavar="COL", help="Row weights."),
         click.option(
             "--weight-type",
-            type=click.Choice(["frequency", "analytic"]),
+            type=click.Choice(["frequency", "analytic", "sampling"]),
             default="frequency",
             show_default=True,
-            help="Whether a row of weight 3 is three rows or one of higher precision.",
+            help="Whether a row of weight 3 is three rows, one of higher precision, or stands for three of a "
+            "population.",
         ),
         click.option("--offset", metavar="COL", help="Added to the linear predictor."),
         click.option("--trials", metavar="COL", help="Number of trials; the target then counts successes."),

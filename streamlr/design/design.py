@@ -42,6 +42,7 @@ class Design:
 
     `positive` and `negative` are the outcome's levels, None with trials. `reader`: what batches are read
     with. `absorb_l2`: ridge on the effects of an absorbed factor, as `design.absorbing` defines it.
+    `clusters`: columns whose values tell which rows belong together.
     """
 
     target: str
@@ -57,6 +58,7 @@ class Design:
     trials: str | None
     missing: MissingPolicy
     absorb_l2: float = 0.0
+    clusters: tuple[str, ...] = ()
 
     @cached_property
     def pieces(self) -> tuple[Dense | Coded, ...]:
@@ -152,7 +154,10 @@ class Design:
         """Bytes of an encoded row."""
         roles = sum(8 for name in (self.weights, self.offset, self.trials, self.trials) if name is not None)
         scales = 8 * self.layout.scaled
-        return sum(number.width for number in self.numbers) + scales + 4 * len(self.factors) + roles + 1
+        keys = 8 * len(self.clusters)
+        return (
+            sum(number.width for number in self.numbers) + scales + 4 * len(self.factors) + roles + keys + 1
+        )
 
     @cached_property
     def feature_columns(self) -> tuple[str, ...]:
@@ -166,6 +171,7 @@ class Design:
     def columns(self) -> tuple[str, ...]:
         """Columns that a fit needs, each once."""
         roles = [name for name in (self.target, self.weights, self.trials) if name is not None]
+        roles.extend(self.clusters)
         where = self.reader.where.columns if self.reader.where is not None else ()
         return tuple(dict.fromkeys((*roles, *where, *self.feature_columns)))
 

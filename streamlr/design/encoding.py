@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from streamlr.design.columns import Recoder, has_nan, is_number, numbers
 from streamlr.design.design import Design
 from streamlr.design.features import Gaps
+from streamlr.design.keys import keys_of
 from streamlr.design.terms import (
     ALWAYS_NEGATIVE,
     ALWAYS_POSITIVE,
@@ -113,6 +114,10 @@ class Encoder:
 
         Raises `StreamlrError` for an outcome or a level that the design has not seen.
         """
+        return self.encode_used(batch, tally)[0]
+
+    def encode_used(self, batch: pa.RecordBatch, tally: Tally) -> tuple[Block, Any]:
+        """What `encode` returns, and which rows that the filter keeps they are: (rows,) or `ALL`."""
         design = self._design
         frame = design.reader.frame(batch)
         n = frame.rows
@@ -126,6 +131,11 @@ class Encoder:
             success = _role(frame, design.target, missing)
             trials = _role(frame, design.trials, missing)
         weight = NOTHING if design.weights is None else _role(frame, design.weights, missing)
+        clusters = np.empty((len(design.clusters), n), dtype=np.int64)
+        for row, name in zip(clusters, design.clusters, strict=True):
+            row[:], gaps = keys_of(frame.raw(name), name)
+            if gaps is not None:
+                missing[name] = gaps
         keep = self._used(n, found, tally)
         if design.trials is None and n and success.min() < 0 and (success[keep] < 0).any():
             raise _changed(design.target)
@@ -136,6 +146,7 @@ class Encoder:
             numeric = [column[keep] for column in numeric]
             codes = np.ascontiguousarray(codes[:, keep])
             success = success[keep]
+            clusters = clusters[:, keep]
             trials, weight, offset = (
                 array[keep] if array.size else array for array in (trials, weight, offset)
             )
@@ -145,7 +156,7 @@ class Encoder:
         positive = weight[weight > 0] if weight.size else np.ones(min(used, 1))
         tally.rows_weighted += positive.size if weight.size else used
         tally.least_weight = min(tally.least_weight, float(positive.min(initial=np.inf)))
-        return Block(numeric, codes, success, trials, weight, offset)
+        return Block(numeric, codes, success, trials, weight, offset, clusters), keep
 
     def _used(self, n: int, found: Encoded, tally: Tally) -> Any:
         """Which rows are used, (n,) or `ALL`; the others are counted."""
@@ -356,6 +367,6 @@ def _note_missing(values: NDArray[Any], name: str, missing: Gaps) -> None:
 
 def _changed(column: str) -> StreamlrError:
     return StreamlrError(
-        f"'{column}' has a value that was not there when the model learned its levels: the data have changed, "
-        "or are not those of the fit. Fit again."
+        f"'{column}' has a value that was not there when the model learned its levels: the data have "
+        "changed, or are not those of the fit. Fit again."
     )

@@ -502,6 +502,7 @@ def freeze(
         weight_type=spec.weight_type,
         offset=spec.offset,
         trials=spec.trials,
+        clusters=spec.clusters,
         missing=spec.missing,
         absorb_l2=spec.absorb_l2,
     )

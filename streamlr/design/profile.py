@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, coded, entries_of, has_nan, level_of, numbers
 from streamlr.design.features import Feature, Gaps, Reader, text_columns
+from streamlr.design.keys import keys_of
 from streamlr.design.levels import (
     FIRST,
     MAXIMUM_ABSORBED,
@@ -205,6 +206,10 @@ class ProfileSums:
             if (missing := missing_of(target)) is not None:
                 gaps[spec.target] = missing
         gaps.update({name: np.isnan(x) for name, x in roles.items() if name != spec.weights and has_gaps(x)})
+        for name in spec.clusters:
+            _, missing = keys_of(frame.raw(name), name)
+            if missing is not None:
+                gaps[name] = missing
         values: dict[str, NDArray[Any]] = dict(roles)
         codes: dict[str, pa.DictionaryArray] = {}
         for feature in task.features:

@@ -18,14 +18,16 @@ from streamlr.design.expressions import Call, Column, Expression, columns_of, qu
 from streamlr.design.features import Feature, unwrapped
 from streamlr.design.formula import Formula, parse_formula
 from streamlr.design.functions import CALENDAR, check_alone, is_whole, kind_of
+from streamlr.design.keys import can_be_keys
 from streamlr.design.where import Where, parse_where
 from streamlr.errors import StreamlrError, did_you_mean
 
 TARGET_NAMES = ("y", "target", "label", "outcome", "class")
 
-WeightType = Literal["frequency", "analytic"]
+WeightType = Literal["frequency", "analytic", "sampling"]
 MissingPolicy = Literal["drop", "error", "indicator", "fill"]
 FILL = "fill="
+MOST_CLUSTERS = 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Spec:
     excluded: Mapping[str, str]
     target_inferred: bool
     absorb_l2: float = 0.0
+    clusters: tuple[str, ...] = ()
 
     @property
     def absorbed(self) -> str | None:
@@ -71,6 +74,7 @@ class Spec:
     def columns_for(self, features: Sequence[Feature]) -> tuple[str, ...]:
         """The columns of the roles, the filter and some variables, each once."""
         names = [name for name in (self.target, self.weights, self.offset, self.trials) if name is not None]
+        names.extend(self.clusters)
         names.extend(self.where.columns if self.where is not None else ())
         names.extend(name for feature in features for name in feature.columns)
         return tuple(dict.fromkeys(names))
@@ -112,6 +116,7 @@ def resolve_spec(
     weight_type: WeightType,
     offset: str | None,
     trials: str | None,
+    clusters: Sequence[str] = (),
 ) -> Spec:
     """Check every name and settle every role. Raises `StreamlrError`."""
     names = list(schema.names)
@@ -121,19 +126,20 @@ def resolve_spec(
     if formula is not None:
         if features is not None:
             raise StreamlrError("give either a formula or a list of features, not both.")
-        parsed = _parsed(formula, types, target, {*given, *exclude})
+        parsed = _parsed(formula, types, target, {*given, *exclude, *clusters})
         target = parsed.target if parsed.target is not None else target
     outcome = _inferred_target(schema) if target is None else target
-    for name in (outcome, *given, *exclude, *categorical, *numeric, *reference):
+    for name in (outcome, *given, *clusters, *exclude, *categorical, *numeric, *reference):
         _check_name(name, names, origin)
     _check_roles(types, outcome, weights=weights, offset=offset, trials=trials)
+    _check_clusters(types, clusters)
     both = sorted(set(categorical) & set(numeric))
     if both:
         raise StreamlrError(f"column '{both[0]}' cannot be both categorical and numeric.")
 
     policy, fill = _missing_policy(missing)
     roles = {outcome, *given}
-    wanted, excluded = _wanted(types, parsed, features, {*roles, *exclude})
+    wanted, excluded = _wanted(types, parsed, features, {*roles, *exclude, *clusters})
     variables: dict[Expression, Feature] = {}
     places: dict[Expression, int] = {}
     terms = []
@@ -175,6 +181,7 @@ def resolve_spec(
         reference=dict(reference),
         excluded=excluded,
         target_inferred=target is None,
+        clusters=tuple(clusters),
     )
 
 
@@ -246,6 +253,16 @@ def _check_roles(
         if name is not None and not is_number(types[name]):
             raise StreamlrError(f"column '{name}' ({types[name]}) cannot be the {role}: it holds no numbers.")
     _check_target(outcome, types[outcome], trials)
+
+
+def _check_clusters(types: Mapping[str, pa.DataType], clusters: Sequence[str]) -> None:
+    if len(clusters) > MOST_CLUSTERS or len(set(clusters)) < len(clusters):
+        raise StreamlrError(
+            f"clusters are told by one column or by two different ones, not by {', '.join(clusters)}."
+        )
+    for name in clusters:
+        if not can_be_keys(types[name]):
+            raise StreamlrError(f"column '{name}' ({types[name]}) cannot tell clusters.")
 
 
 def _check_options(resolved: Sequence[Feature], coded: Sequence[str], reference: Mapping[str, Any]) -> None:

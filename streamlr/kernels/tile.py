@@ -19,7 +19,7 @@ so that no loop needs a branch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -52,7 +52,8 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """A chunk of n rows as arrays: `Rows` with the memory that its addresses point into."""
+    """A chunk of n rows as arrays: `Rows` with the memory that its addresses point into, and for each of m
+    columns of clusters the keys of the rows."""
 
     numeric: Sequence[NDArray[Any]]  # q columns and s scales (n,), contiguous, of the types in STORED_TYPES
     codes: NDArray[np.int32]
@@ -60,6 +61,7 @@ class Block:
     trials: Floats
     weight: Floats
     offset: Floats
+    clusters: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))  # (m, n)
 
     @cached_property
     def rows(self) -> Rows:

@@ -81,6 +81,13 @@ class BlockCache:
             memory, self._piece = self._piece[:size], self._piece[size:]
             return memory
 
+    def clear(self) -> None:
+        """Forget every block and keep no more: memory is wanted for something else."""
+        with self._lock:
+            self._kept.clear()
+            self._free = 0
+            self._piece = np.empty(0, dtype=np.uint8)
+
     def store(self, part: Any, kept: Kept) -> None:
         """Have a part whose blocks are all in place."""
         self._kept[_key(part)] = kept

@@ -40,8 +40,7 @@ class Packing:
             count = int(np.prod(shape))
             views.append(memory[begin : begin + count * dtype.itemsize].view(dtype).reshape(shape))
             begin += _whole_lines(dtype, shape)
-        codes, success, trials, weight, offset = views[self.numeric :]
-        return Block(views[: self.numeric], codes, success, trials, weight, offset)
+        return Block(views[: self.numeric], *views[self.numeric :])
 
     def pack(self, block: Block, memory: Memory) -> Block:
         """A copy of the block in `memory` (size,)."""
@@ -59,7 +58,8 @@ def aligned(size: int) -> Memory:
 
 
 def _arrays(block: Block) -> list[NDArray[Any]]:
-    return [*block.numeric, block.codes, block.success, block.trials, block.weight, block.offset]
+    roles = [block.success, block.trials, block.weight, block.offset, block.clusters]
+    return [*block.numeric, block.codes, *roles]
 
 
 def _whole_lines(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:

@@ -105,6 +105,18 @@ class Summary:
             number(row["odds_ratio"]),
         ]
 
+    def _kind_of_errors(self) -> str:
+        kind, about = self._result["glance"]["cov_type"], self._about
+        if kind == "nonrobust":
+            return "model-based standard errors"
+        if kind != "cluster":
+            return f"{kind} standard errors"
+        by = " and ".join(
+            f"{printable(name)} ({count:,} clusters)" for name, count in about["clusters"].items()
+        )
+        factor = {"none": ", no small-sample factor", "full": ", full small-sample factor"}
+        return f"standard errors clustered by {by}{factor.get(about['small_sample'], '')}"
+
     def _footing(self) -> list[str]:
         glance, about = self._result["glance"], self._about
         lines = [
@@ -112,7 +124,7 @@ class Summary:
             f"AIC {glance['aic']:.8g}, BIC {glance['bic']:.8g}, "
             f"McFadden R² {number(glance['pseudo_r2'], 4)}",
             f"deviance {glance['deviance']:.8g} on {degrees(glance['df_resid'])} degrees of freedom "
-            f"(null {glance['null_deviance']:.8g}); model-based standard errors",
+            f"(null {glance['null_deviance']:.8g}); {self._kind_of_errors()}",
         ]
         passes = f"{glance['passes']} pass{'' if glance['passes'] == 1 else 'es'}"
         if glance["converged"]:
