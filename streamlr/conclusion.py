@@ -18,7 +18,7 @@ from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.freeze import empty_cells
 from streamlr.design.functions import column_kind
 from streamlr.design.spec import Spec
-from streamlr.errors import StreamlrError
+from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.linear_algebra import Blocked, Hessian, Inverse, factorise
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
@@ -26,6 +26,7 @@ from streamlr.objective import Objective
 from streamlr.passes.memory import peak_resident_bytes, resident_bytes
 from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums
+from streamlr.profile_intervals import profile_bounds
 from streamlr.robust import CovarianceChoice, robust_covariance
 from streamlr.sources.base import Source
 
@@ -43,13 +44,15 @@ def conclude(
     aliased: Sequence[int],
     *,
     choice: CovarianceChoice,
+    profile: Sequence[str] | None,
     limit: int,
     conf_level: float,
     tol: float,
 ) -> Model:
     """The model at the state where Newton ended; `aliased` are model columns.
 
-    `choice`: the covariance to report; `limit`: bytes for sums by cluster, where it needs some.
+    `choice`: the covariance to report. `profile`: terms whose intervals are profiled, all of them where it is
+    empty, None: none. `limit`: bytes for sums by cluster and for searches, where there are any.
     """
     assert objective.first is not None
     design, basis, first = objective.design, objective.basis, objective.first
@@ -70,6 +73,9 @@ def conclude(
             limit=limit,
         )
         std_errors = _raw_errors(basis, robust.matrix, active, len(names))
+    bounds = None
+    if profile is not None and state.status == "converged":
+        bounds = _profile(session, objective, state, active, profile, conf_level, limit)
     constants = _constants(objective)
     for column, reason in constants.items():
         session.remark(f"left out: {column} ({reason})")
@@ -97,6 +103,8 @@ def conclude(
         robust_covariance=None if robust is None else robust.matrix,
         clusters={} if robust is None else dict(zip(choice.clusters, robust.groups, strict=True)),
         small_sample=choice.small_sample,
+        profile_bounds=bounds,
+        profile_level=None if bounds is None else conf_level,
         inverse_information=inverse_information,
         params=params,
         bse=std_errors,
@@ -121,6 +129,57 @@ def _inference(
             return Inverse(hessian), np.sqrt(variances)
     covariance = inverse(hessian)
     return covariance, _raw_errors(basis, covariance, active, columns)
+
+
+def _profile(
+    session: Session,
+    objective: Objective,
+    state: State,
+    active: NDArray[np.int64],
+    wanted: Sequence[str],
+    level: float,
+    limit: int,
+) -> Floats:
+    """(active own, 2) profile bounds of the terms wanted, NaN for the others."""
+    design, basis = objective.design, objective.basis
+    own = design.layout.own_columns
+    names = [design.column_names[column] for column in active]
+    places = places_of_terms(design, names, wanted)
+    # Rows of the map from the basis to the user's coefficients.
+    units = np.zeros((own, len(active)))
+    units[active, np.arange(len(active))] = 1.0
+    functionals = np.zeros((len(places), len(state.coef)))
+    functionals[:, : len(active)] = basis.to_raw(units)[active[places]]
+    waiting = 2 + session.workers.threads
+    at_once = max(int(limit // 2 // (8 * design.layout.cells * waiting)), 1)
+    found = profile_bounds(
+        objective.at_points, state.coef, state.evaluation, functionals, level=level, at_once=at_once
+    )
+    bounds = np.full((len(active), 2), np.nan)
+    bounds[places] = found
+    for place in places:
+        if np.isnan(bounds[place]).any():
+            session.remark(f"remark: no bound of the profile likelihood was found for {names[place]}")
+    return bounds
+
+
+def places_of_terms(design: Design, names: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
+    """Places among `names` of the coefficients that some words mean: one by its name, or all of a term.
+
+    All where no word is given. Raises `StreamlrError` for a word that means none.
+    """
+    if not wanted:
+        return np.arange(len(names))
+    found: set[int] = set()
+    for word in wanted:
+        columns = design.term_columns.get(word, slice(0, 0))
+        meant = {word, *design.column_names[columns]}
+        places = [place for place, name in enumerate(names) if name in meant]
+        if not places:
+            hint = did_you_mean(word, [*names, *design.term_columns])
+            raise StreamlrError(f"no term '{word}' with an estimate, so it has no interval to profile.{hint}")
+        found.update(places)
+    return np.array(sorted(found), dtype=np.int64)
 
 
 def _raw_errors(basis: Basis, covariance: Floats, active: NDArray[np.int64], columns: int) -> Floats:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -112,6 +112,8 @@ def fit(
     cov: str | None = None,
     cluster: str | Sequence[str] = (),
     small_sample: str = "clusters",
+    ci: Literal["wald", "profile"] = "wald",
+    profile: Sequence[str] = (),
     conf_level: float = 0.95,
     tol: float = 1e-8,
     max_passes: int = 50,
@@ -160,6 +162,9 @@ def fit(
         cluster: column whose values tell which rows belong together, or two such columns.
         small_sample: factor of a clustered covariance: "none"; "clusters", G / (G - 1), as Stata's logit and
             R's `vcovCL` for a glm; "full", (G / (G - 1)) (n - 1) / (n - k), as statsmodels.
+        ci: "wald" (estimate and standard error) or "profile" (what a likelihood-ratio test would not reject;
+            up to ten more passes).
+        profile: terms to profile, by their names or those of a variable; default all. Asks for "profile".
         conf_level: level of the intervals in tables.
         tol: distance to the maximum to be proved, in standard errors.
         max_passes: passes over the data after which to stop.
@@ -182,6 +187,7 @@ def fit(
     _check_settings(conf_level, tol, max_passes, threads)
     clusters = [cluster] if isinstance(cluster, str) else list(cluster)
     choice = CovarianceChoice.of(cov, clusters, small_sample, weight_type, weights is not None)
+    profiled = _profiled(ci, profile, choice, absorb_l2)
     limit = parse_size(memory) if memory is not None else available_memory() // 4
     source = open_source(data)
     spec = resolve_spec(
@@ -226,6 +232,7 @@ def fit(
             state,
             aliased,
             choice=choice,
+            profile=profiled,
             limit=limit - OWN_SIZE,
             conf_level=conf_level,
             tol=tol,
@@ -248,6 +255,25 @@ def advice_on_passes(passes: int, max_passes: int) -> str:
         "No step leads further in double precision: look for huge weights, offsets or trials, and for "
         "columns that nearly repeat others."
     )
+
+
+def _profiled(
+    ci: str, profile: Sequence[str], choice: CovarianceChoice, absorb_l2: float
+) -> list[str] | None:
+    """The terms whose intervals to profile, all where the list is empty; None: none."""
+    if ci not in ("wald", "profile"):
+        raise StreamlrError(f"ci must be wald or profile, not '{ci}'.")
+    names = [profile] if isinstance(profile, str) else list(profile)
+    if ci == "wald" and not names:
+        return None
+    if choice.kind != "nonrobust" or absorb_l2:
+        why = (
+            f"{choice.kind} standard errors do not trust" if choice.kind != "nonrobust" else "a ridge changes"
+        )
+        raise StreamlrError(
+            f"profile intervals come from the likelihood, which {why}. Leave out one of the two."
+        )
+    return names
 
 
 def _check_settings(conf_level: float, tol: float, max_passes: int, threads: int | None) -> None:

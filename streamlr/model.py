@@ -84,6 +84,9 @@ class Model:
     robust_covariance: Floats | None = None
     clusters: Mapping[str, int] = field(default_factory=dict)  # number of clusters by column
     small_sample: str = "clusters"
+    # (k, 2) bounds by the profile likelihood, NaN for terms that were not profiled; at one level.
+    profile_bounds: Floats | None = None
+    profile_level: float | None = None
 
     def __repr__(self) -> str:
         state = "converged" if self.converged else "NOT converged"
@@ -169,8 +172,16 @@ class Model:
         return self.statistics.converged
 
     def conf_int(self, level: float | None = None) -> Floats:
-        """(k, 2) Wald intervals; `level` defaults to the one of the fit."""
-        return inference.wald_intervals(self.params, self.bse, self.conf_level if level is None else level)
+        """(k, 2) intervals; `level` defaults to the one of the fit.
+
+        Wald's, and by the profile likelihood for terms that were profiled, at the level that they were
+        profiled for.
+        """
+        wanted = self.conf_level if level is None else level
+        found = inference.wald_intervals(self.params, self.bse, wanted)
+        if self.profile_bounds is None or wanted != self.profile_level:
+            return found
+        return np.where(np.isnan(self.profile_bounds), found, self.profile_bounds)
 
     def cov_params(self, *, robust: bool = True) -> Floats:
         """(k, k) covariance of `params`, of the type that `bse` has; without `robust` the inverse of the
@@ -261,6 +272,7 @@ class Model:
             "conf_level": self.conf_level,
             "clusters": dict(self.clusters),
             "small_sample": self.small_sample,
+            "profiled": self._profiled(),
             "rows_set_aside": self.statistics.rows_set_aside,
             "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.categories if f.unused},
             "reference": {f.name: str(f.reference) for f in design.categories if design.has_reference(f)},
@@ -294,6 +306,16 @@ class Model:
             whole[own:] = self.conditioned_effects
         return whole
 
+    def _profiled(self) -> list[str] | None:
+        """Terms whose intervals in the table are profiled, None where none is."""
+        if self.profile_bounds is None or self.profile_level != self.conf_level:
+            return None
+        return [
+            term
+            for term, bounds in zip(self.terms, self.profile_bounds, strict=True)
+            if not np.isnan(bounds).all()
+        ]
+
     def _about_absorbed(self, factor: Factor) -> dict[str, Any]:
         return {
             "name": factor.name,
@@ -302,11 +324,9 @@ class Model:
             "l2": self.design.absorb_l2,
         }
 
-    def wald_test(
-        self, hypothesis: Any, *, value: Any = None, conf_level: float | None = None
-    ) -> WaldTest:
-        """Wald test of linear hypotheses: `"x1 - 2*x2 = 1"`, `"carrier[T.AA] = carrier[T.UA], age"`, a term such
-        as `"carrier"` for all its coefficients, or a matrix; see `streamlr.hypotheses.wald_test`."""
+    def wald_test(self, hypothesis: Any, *, value: Any = None, conf_level: float | None = None) -> WaldTest:
+        """Wald test of linear hypotheses: `"x1 - 2*x2 = 1"`, `"carrier[T.AA] = carrier[T.UA], age"`, a term
+        such as `"carrier"` for all its coefficients, or a matrix; see `streamlr.hypotheses.wald_test`."""
         from streamlr.hypotheses import wald_test
 
         return wald_test(self, hypothesis, value=value, conf_level=conf_level)

@@ -72,7 +72,7 @@ def _to_json(model: Model) -> dict[str, Any]:
         "version": VERSION,
         "terms": list(model.terms),
         "params": model.params.tolist(),
-        "std_errors": [value if np.isfinite(value) else None for value in model.bse.tolist()],
+        "std_errors": _or_none(model.bse),
         "statistics": asdict(model.statistics),
         "conf_level": model.conf_level,
         "dropped": dict(model.dropped),
@@ -96,6 +96,12 @@ def _to_json(model: Model) -> dict[str, Any]:
         "trace": [dict(row) for row in model.trace],
         "provenance": dict(model.provenance),
     }
+    if model.profile_bounds is not None:
+        content["profile"] = {
+            "level": model.profile_level,
+            "low": _or_none(model.profile_bounds[:, 0]),
+            "high": _or_none(model.profile_bounds[:, 1]),
+        }
     if model.robust_covariance is not None:
         content["basis"]["robust_covariance"] = _pack(model.robust_covariance)
     if model.conditioned_effects is not None:
@@ -137,6 +143,7 @@ def _from_json(content: dict[str, Any]) -> Model:
     k = int(active.sum())
     coef = _numbers(stored["coef"], k)
     robust = stored.get("robust_covariance")
+    profile = content.get("profile")
     if (robust is None) != (content["covariance_type"] == "nonrobust"):
         raise ValueError("the type of the covariance and what is stored of it do not agree")
     return Model(
@@ -159,6 +166,10 @@ def _from_json(content: dict[str, Any]) -> Model:
         robust_covariance=None if robust is None else _unpack(robust, k),
         clusters=content["clusters"],
         small_sample=content["small_sample"],
+        profile_bounds=None
+        if profile is None
+        else np.column_stack([_numbers_or_none(profile[side], k) for side in ("low", "high")]),
+        profile_level=None if profile is None else float(profile["level"]),
     )
 
 
@@ -292,6 +303,11 @@ def _numbers(values: Any, count: int) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError("a number is not finite")
     return array
+
+
+def _or_none(values: NDArray[np.float64]) -> list[float | None]:
+    """Numbers for a file, None where there is none."""
+    return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _numbers_or_none(values: Any, count: int) -> NDArray[np.float64]:

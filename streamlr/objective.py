@@ -19,6 +19,7 @@ from streamlr.newton import Box, Evaluation, Metric, State
 from streamlr.passes.cache import BlockCache, Kept
 from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.leaves import Task
+from streamlr.passes.points import Points, PointsTask
 from streamlr.passes.scores import Clustered, ClusterTask, Meat, MeatTask
 from streamlr.passes.sums import Sums
 from streamlr.passes.tasks import Margins, MarginsTask, Probe, ProbeTask, Rivals, RivalsTask, SumsTask
@@ -185,6 +186,16 @@ class Objective:
         task = MarginsTask(self.design, self.basis, self._row_cache, self.expand(direction), threshold)
         margins: Margins = self._row_runner(task, Margins.merge)
         return margins
+
+    def at_points(self, coefs: Sequence[Floats], with_hessian: Sequence[bool]) -> list[Evaluation]:
+        """Evaluate at several points (active,) in one pass; Hessians where they are wanted."""
+        whole = np.array([self.expand(coef) for coef in coefs])
+        task = PointsTask(self.design, self.basis, self._cache, whole, tuple(with_hessian))
+        found: Points = self._runner(task, Points.merge)
+        return [
+            self._evaluation(sums, coef, wanted)
+            for sums, coef, wanted in zip(found.sums, coefs, with_hessian, strict=True)
+        ]
 
     def meat(self, coef: Floats, inverse: Floats | None, power: int) -> Meat:
         """Squares of scores at `coef` (active,); see `streamlr.passes.scores.MeatTask`.

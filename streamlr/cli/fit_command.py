@@ -55,6 +55,16 @@ class Between(click.FloatRange):
     help="Factor of a clustered covariance: 1, G/(G-1), or G/(G-1) (n-1)/(n-k).",
 )
 @click.option(
+    "--ci",
+    type=click.Choice(["wald", "profile"]),
+    default="wald",
+    show_default=True,
+    help="Intervals from standard errors, or by the profile likelihood (some more passes).",
+)
+@click.option(
+    "--profile", multiple=True, metavar="TERM", help="A term to profile; default all with --ci profile."
+)
+@click.option(
     "--conf-level", type=Between(0.0, 1.0), default=0.95, show_default=True, help="Level of intervals."
 )
 @click.option(

@@ -131,6 +131,21 @@ class Design:
         return tuple(names)
 
     @cached_property
+    def term_columns(self) -> dict[str, slice]:
+        """The model columns of every term, by its name, the intercept aside."""
+        found = {}
+        begin = int(self.intercept)
+        for place, term in enumerate(self.terms):
+            end = begin + sum(
+                1 if isinstance(piece, Dense) else self._levels_of(piece)
+                for piece in self._pieces_of(place, term)
+            )
+            name = ":".join(self.variables[variable].feature.name for variable in term.variables)
+            found[name] = slice(begin, end)
+            begin = end
+        return found
+
+    @cached_property
     def lookups(self) -> dict[Meeting, Lookup]:
         """How the codes of each meeting of factors are found; shared by all encoders."""
         return {factor.meeting: Lookup(factor.meeting, self.radix(factor.meeting)) for factor in self.factors}

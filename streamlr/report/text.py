@@ -126,6 +126,10 @@ class Summary:
             f"deviance {glance['deviance']:.8g} on {degrees(glance['df_resid'])} degrees of freedom "
             f"(null {glance['null_deviance']:.8g}); {self._kind_of_errors()}",
         ]
+        if about["profiled"] is not None:
+            some = len(about["profiled"]) < sum(row["estimate"] is not None for row in self._result["tidy"])
+            of = f" of {listing(about['profiled'])}" if some else ""
+            lines.append(f"intervals{of} by the profile likelihood")
         passes = f"{glance['passes']} pass{'' if glance['passes'] == 1 else 'es'}"
         if glance["converged"]:
             lines.append(
