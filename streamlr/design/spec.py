@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -119,6 +119,8 @@ def resolve_spec(
     clusters: Sequence[str] = (),
 ) -> Spec:
     """Check every name and settle every role. Raises `StreamlrError`."""
+    if weight_type not in get_args(WeightType):
+        raise StreamlrError(f"weight_type is '{weight_type}'; it must be frequency, analytic or sampling.")
     names = list(schema.names)
     types = {field.name: field.type for field in schema}
     given = [name for name in (weights, offset, trials) if name is not None]

@@ -210,7 +210,9 @@ class ClusterTask(DesignTask):
                 add_cluster_scores(block.rows, own, scores.slope, places, table, scratch)
                 if self.shares is not None:
                     _take_out(self.shares, block.codes[-1], scores.slope, places, table)
-                ways.append(ClusterScores(seen, table))
+                # A cluster of rows that count for nothing is none.
+                counts = np.bincount(places, scores.trials > 0.0) > 0.0
+                ways.append(ClusterScores(seen[counts], table[counts]))
             found = found.merge(Clustered(ways, float(scores.trials.sum()), self.limit))
             del block
         return found
