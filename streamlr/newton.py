@@ -49,8 +49,10 @@ SUFFICIENT_DECREASE = 1e-4
 # Differences of losses below this many units of rounding say nothing; then the decrement decides.
 LOSS_ROUNDING = 16 * np.finfo(np.float64).eps
 SHORTEST_STEP = 2.0**-20
-# A step that moves eta further than this, for a column of unit size, leaves every parabola behind.
+# A step that moves eta further than this, for a column of unit size, leaves every parabola behind; a
+# column that would is led about so far as the second says.
 BELIEVABLE = 15.0
+BELIEVED = 8.0
 LEAST_DAMPING = 1e-2
 # Steps after which damping that leaves the decrement at this share each time is given up.
 CRAWLING_STEPS = 3
@@ -72,6 +74,9 @@ LONGEST_DRIFT = 20.0
 LINEAR_STEPS = 4
 DIVERGED = 1e-7
 SINGULAR_AFTER = 1.0
+# Decrement above which the inverse of a Hessian is not worth its price: that a maximum exists is hardly to be
+# proved from so far away, nor that there is none.
+FAR = 30.0
 # A Hessian that leaves a column less than this share of its information is singular to rounding: what is
 # computed in its metric proves nothing (separated data were "within 5.6e-9 standard errors" in it).
 SINGULAR = 1e-12
@@ -147,7 +152,6 @@ class Metric:
         self._factor = factorise(hessian)
         self._own = diagonal(hessian)
         self._pairs: list[tuple[Floats, Floats, float]] = []
-        self.singular = self._is_singular()
 
     @cached_property
     def inverse_diagonal(self) -> Floats:
@@ -163,7 +167,8 @@ class Metric:
             return None
         return self.inverse_diagonal
 
-    def _is_singular(self) -> bool:
+    @cached_property
+    def singular(self) -> bool:
         """Whether some column has next to no information that no combination of others explains."""
         if self._factor is None:
             return True
@@ -228,11 +233,12 @@ def newton(
     metric = Metric(evaluation.hessian)
     while True:
         direction, decrement = metric.solve(evaluation.gradient)
+        near = not FAR < decrement < math.inf
         distance = math.inf
-        if not metric.singular:
+        if near and not metric.singular:
             distance = certified_distance(evaluation, decrement, metric.lengths_in(evaluation))
         decrements.append(decrement)
-        status = _status(decrements, distance, tolerance, metric.singular)
+        status = _status(decrements, distance, tolerance, near and metric.singular)
         if status != "running" and _standard_error_change(evaluation.drift) > spare > 0.0:
             evaluation = objective(coef)  # whatever it is, it is told with a Hessian of its own
             metric = Metric(evaluation.hessian)
@@ -243,7 +249,9 @@ def newton(
             yield state
             return
         yield state
-        ahead = _proved_ahead(state, metric.lengths_in(evaluation), tolerance, spare)
+        ahead = None
+        if math.isfinite(distance):
+            ahead = _proved_ahead(state, metric.lengths_in(evaluation), tolerance, spare)
         if ahead is not None:
             yield ahead
             return
@@ -342,7 +350,7 @@ def _proved_ahead(
     exp(s/2) u, and standard errors change by a factor within exp(+-s/2).
     """
     # A step by the Hessian of another point leaves a share of the decrement behind, however short it is.
-    if not (spare > 0.0 and math.isfinite(state.distance)) or state.evaluation.drift > 0.0:
+    if spare == 0.0 or state.evaluation.drift > 0.0:
         return None
     s = state.evaluation.box.reach(np.abs(state.direction))
     if not _standard_error_change(s) <= spare:
@@ -364,23 +372,30 @@ def _believable(evaluation: Evaluation, direction: Floats, information: Floats) 
 
     Where all rows that inform a column are far in a tail, its curvature is next to nothing and the Newton
     step next to infinite. The loss cannot fall below zero, and no flat column of unit size can move eta by
-    BELIEVABLE and still be described by a parabola. Beyond either the direction is taken from the Hessian
-    plus a multiple of the largest diagonal seen so far (`information`), which holds back flat directions
-    and leaves the others nearly alone (Levenberg 1944, Quarterly of Applied Mathematics 2, 164-168).
+    BELIEVABLE and still be described by a parabola. A column that would is held back by an addition to its
+    own place on the diagonal of the Hessian, and the others go on as they were about to; where no column is
+    to blame, a multiple of the largest diagonal seen so far (`information`) is added, which holds back flat
+    directions most (Levenberg 1944, Quarterly of Applied Mathematics 2, 164-168).
     """
     # Only columns that have lost their curvature count: those of a collinear pair may move far, together.
-    flat = diagonal(evaluation.hessian) < LOST * information
-    size = np.where(flat, np.minimum(evaluation.box.extent, 1.0), 0.0)
-    damping = 0.0
+    own = diagonal(evaluation.hessian)
+    size = np.where(own < LOST * information, np.minimum(evaluation.box.extent, 1.0), 0.0)
+    slope = np.abs(evaluation.gradient)
+    damping = np.zeros_like(information)
     while True:
         gain = -0.5 * float(evaluation.gradient @ direction)
-        moves = float((np.abs(direction) * size).max(initial=0.0))
-        if 0.0 < gain <= evaluation.loss and moves <= BELIEVABLE:
+        too_far = np.abs(direction) * size > BELIEVABLE
+        if 0.0 < gain <= evaluation.loss and not too_far.any():
             return direction
-        damping = 10.0 * damping if damping else LEAST_DAMPING
-        if damping > MOST_DAMPING:
+        if too_far.any():
+            # Alone the column would then move as far as is believed.
+            alone = slope * size / BELIEVED - own
+            damping = np.where(too_far, np.maximum(10.0 * damping, alone), damping)
+        else:
+            damping = np.maximum(10.0 * damping, LEAST_DAMPING * information)
+        if (damping > MOST_DAMPING * information).any():
             return direction
-        factor = factorise(plus_diagonal(evaluation.hessian, damping * information))
+        factor = factorise(plus_diagonal(evaluation.hessian, damping))
         direction = np.zeros_like(direction) if factor is None else -factor.solve(evaluation.gradient)
 
 

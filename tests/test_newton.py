@@ -134,6 +134,17 @@ def test_a_step_to_the_moon_is_damped() -> None:
     assert len(path) < 40
 
 
+def test_a_column_that_went_too_far_does_not_hold_back_the_others() -> None:
+    """Thousands of rare levels: now and then one overshoots, while the others have far to go still."""
+    X = np.zeros((20_003, 2))
+    X[:2, 0] = X[2:, 1] = 1.0
+    y = np.r_[1.0, 0.0, 0.0, np.ones(20_000)]
+    path = states(logistic(X, y), np.array([60.0, 0.0]))
+    assert path[-1].status == "converged"
+    assert path[-1].coef == pytest.approx([0.0, np.log(20_000)], abs=1e-8)
+    assert len(path) < 20
+
+
 def test_reach_counts_one_column_of_a_group() -> None:
     box = Box(np.array([1.0, 2.0, 1.0, 1.0]), np.array([0, 1, 2, 2]))
     assert box.reach(np.array([1.0, 3.0, 5.0, 4.0])) == 1.0 + 6.0 + 5.0
