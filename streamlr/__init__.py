@@ -7,17 +7,21 @@
 The house, from the top:
 
     cli/            one file a command
-    fitting.py      the order of the story: names, profile, design, sample, Newton, inference, model
+    fitting.py      the order of the story: names, profile, design, sample, Newton, conclusion, model
     model.py        the fitted model; model_file.py writes and reads it; report/ prints it
     prediction.py   scores new rows
+    marginal_effects.py, diagnosis.py, screening.py   what a model and the rows of its fit tell together;
+                    rereading.py finds the way back from one to the other
+    hypotheses.py, relevel.py, collinearity.py, comparison.py   what models tell without their rows
+    robust.py, profile_intervals.py, firth_fit.py   other errors, intervals and estimates of a fit
     aliasing.py     columns that are combinations of others
     objective.py    loss, gradient and Hessian of a design: one pass an evaluation
     passes/         leaves of work, threads or dask over them, the merging tree; what a pass does: tasks,
                     sums; kept blocks, cells of rows that repeat, the spool, memory
-    newton.py       the driver and its certificate; separation.py, inference.py: arrays in, arrays out
+    newton.py       the driver and its certificate; firth.py; separation.py, inference.py: arrays in and out
     linear_algebra.py  factors of dense Hessians, and of those bordered by an absorbed factor
     design/         formulas and row filters; names and roles; what functions learn; profile, levels, the
-                    frozen design; encoding, conditioning
+                    frozen design; encoding, conditioning, derivatives
     sources/        anything that holds a table, as parts of record batches
     kernels/        compiled sums over a block of rows
 
@@ -34,8 +38,12 @@ from streamlr.errors import ConvergenceWarning, SeparationError, StreamlrError
 
 if TYPE_CHECKING:
     from streamlr.api import load, predict
+    from streamlr.comparison import compare
+    from streamlr.diagnosis import diagnose
     from streamlr.fitting import fit
+    from streamlr.marginal_effects import effects
     from streamlr.model import Model
+    from streamlr.screening import screen
 
 # Arrow's allocator reads this once, when pyarrow is imported. It would give freed pages back to the system
 # after ten milliseconds, and the next batch would fault them in again: a tenth of the time of a pass.
@@ -48,16 +56,24 @@ __all__ = [
     "SeparationError",
     "StreamlrError",
     "__version__",
+    "compare",
+    "diagnose",
+    "effects",
     "fit",
     "load",
     "predict",
+    "screen",
 ]
 
 _HOMES = {
+    "compare": "streamlr.comparison",
     "fit": "streamlr.fitting",
     "Model": "streamlr.model",
     "load": "streamlr.api",
     "predict": "streamlr.api",
+    "diagnose": "streamlr.diagnosis",
+    "screen": "streamlr.screening",
+    "effects": "streamlr.marginal_effects",
 }
 
 

@@ -19,6 +19,7 @@ from streamlr.design.freeze import empty_cells
 from streamlr.design.functions import column_kind
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError, did_you_mean
+from streamlr.firth_fit import PenalisedInference, PenalisedState, penalised_inference
 from streamlr.linear_algebra import Blocked, Hessian, Inverse, factorise
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
@@ -34,6 +35,8 @@ Floats = NDArray[np.float64]
 
 # Empty cells of interactions that are listed by name.
 MOST_NAMED = 10_000
+# Matrices (k, k) that a search over the penalised likelihood keeps beside the sums it is sent.
+MATRICES_OF_SEARCH = 8
 
 
 def conclude(
@@ -45,6 +48,7 @@ def conclude(
     *,
     choice: CovarianceChoice,
     profile: Sequence[str] | None,
+    flic: bool,
     limit: int,
     conf_level: float,
     tol: float,
@@ -52,14 +56,22 @@ def conclude(
     """The model at the state where Newton ended; `aliased` are model columns.
 
     `choice`: the covariance to report. `profile`: terms whose intervals are profiled, all of them where it is
-    empty, None: none. `limit`: bytes for sums by cluster and for searches, where there are any.
+    empty, None: none. `flic`: whether to correct the intercept of a penalised fit. `limit`: bytes for sums by
+    cluster and for searches, where there are any.
     """
     assert objective.first is not None
     design, basis, first = objective.design, objective.basis, objective.first
     names = design.column_names
     own = design.layout.own_columns
     active = np.flatnonzero(basis.active[:own])
+    penalised = None
+    if isinstance(state, PenalisedState):
+        penalised = _penalised(session, objective, state, active, profile, flic, conf_level, limit)
+        state = penalised.state
     inverse_information, std_errors = _inference(basis, state.evaluation.hessian, active, len(names))
+    if penalised is not None and penalised.covariance is not None:
+        inverse_information = penalised.covariance
+        std_errors = _raw_errors(basis, inverse_information, active, len(names))
     robust = None
     if choice.kind != "nonrobust":
         if choice.clusters and session.cache is not None and 2 * resident_bytes() > limit:
@@ -73,8 +85,8 @@ def conclude(
             limit=limit,
         )
         std_errors = _raw_errors(basis, robust.matrix, active, len(names))
-    bounds = None
-    if profile is not None and state.status == "converged":
+    bounds = None if penalised is None else penalised.bounds
+    if penalised is None and profile is not None and state.status == "converged":
         bounds = _profile(session, objective, state, active, profile, conf_level, limit)
     constants = _constants(objective)
     for column, reason in constants.items():
@@ -116,6 +128,7 @@ def conclude(
         separation=_set_aside_finding(design, first),
         trace=session.trace,
         provenance=_provenance(session.source, spec, tol),
+        firth=None if penalised is None else penalised.firth,
     )
 
 
@@ -141,15 +154,11 @@ def _profile(
     limit: int,
 ) -> Floats:
     """(active own, 2) profile bounds of the terms wanted, NaN for the others."""
-    design, basis = objective.design, objective.basis
-    own = design.layout.own_columns
+    design = objective.design
     names = [design.column_names[column] for column in active]
     places = places_of_terms(design, names, wanted)
-    # Rows of the map from the basis to the user's coefficients.
-    units = np.zeros((own, len(active)))
-    units[active, np.arange(len(active))] = 1.0
     functionals = np.zeros((len(places), len(state.coef)))
-    functionals[:, : len(active)] = basis.to_raw(units)[active[places]]
+    functionals[:, : len(active)] = objective.map_to_raw()[places]
     waiting = 2 + session.workers.threads
     at_once = max(int(limit // 2 // (8 * design.layout.cells * waiting)), 1)
     found = profile_bounds(
@@ -157,10 +166,53 @@ def _profile(
     )
     bounds = np.full((len(active), 2), np.nan)
     bounds[places] = found
+    _remark_on_bounds(session, bounds, names, places)
+    return bounds
+
+
+def _penalised(
+    session: Session,
+    objective: Objective,
+    state: PenalisedState,
+    active: NDArray[np.int64],
+    wanted: Sequence[str] | None,
+    flic: bool,
+    level: float,
+    limit: int,
+) -> PenalisedInference:
+    """Tests and intervals by Firth's penalised likelihood, of the terms wanted, and the intercept of FLIC."""
+    design, layout = objective.design, objective.design.layout
+    names = [design.column_names[column] for column in active]
+    places = None if wanted is None else places_of_terms(design, names, wanted)
+    intercept = None
+    if layout.intercept:
+        column = int(np.flatnonzero(layout.slot_of_column == 0)[0])
+        intercept = int(np.flatnonzero(active == column)[0])
+    if flic and places is not None:
+        # The penalised likelihood tells of its own maximum, which has another intercept.
+        places = places[places != intercept]
+    sums = layout.cells * (2 + session.workers.threads)
+    at_once = max(int(limit // 2 // (8 * (sums + MATRICES_OF_SEARCH * len(active) ** 2))), 1)
+    found = penalised_inference(
+        objective,
+        state,
+        intercept=intercept,
+        flic=flic,
+        profiled=places,
+        level=level,
+        at_once=at_once,
+    )
+    if found.bounds is not None and places is not None:
+        _remark_on_bounds(session, found.bounds, names, places)
+    return found
+
+
+def _remark_on_bounds(
+    session: Session, bounds: Floats, names: Sequence[str], places: NDArray[np.int64]
+) -> None:
     for place in places:
         if np.isnan(bounds[place]).any():
             session.remark(f"remark: no bound of the profile likelihood was found for {names[place]}")
-    return bounds
 
 
 def places_of_terms(design: Design, names: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:

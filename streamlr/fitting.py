@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from streamlr.design.learning import LearningTask
 from streamlr.design.spec import Spec, WeightType, resolve_spec
 from streamlr.errors import ConvergenceWarning, StreamlrError
 from streamlr.events import Listener, PassDone, silent
+from streamlr.firth_fit import check_firth, penalised_maximum
 from streamlr.linear_algebra import threads_of_algebra
 from streamlr.model import Model
 from streamlr.newton import Evaluation, State, newton
@@ -109,6 +110,8 @@ def fit(
     absorb: str | None = None,
     absorb_l2: float = 0.0,
     separation: SeparationPolicy = "levels",
+    firth: bool = False,
+    flic: bool = False,
     cov: str | None = None,
     cluster: str | Sequence[str] = (),
     small_sample: str = "clusters",
@@ -157,6 +160,12 @@ def fit(
             + absorb_l2 / 2 times the sum of squared effects, W the weight of all trials. Levels with one
             outcome only then stay, and so does the intercept.
         separation: "levels" sets aside levels of factors that go with one outcome only; "error" raises.
+        firth: maximise Firth's penalised likelihood instead, log-likelihood + log det information / 2, whose
+            estimate is less biased and finite whatever the data: nothing is set aside, and `separation` has
+            no say. Standard errors come from the information at the estimate; with ci="profile" intervals
+            and p-values come from the penalised likelihood, as in R's `logistf`.
+        flic: with `firth`, give the intercept its maximum likelihood given the other coefficients, so that
+            the mean probability is the share of the outcome.
         cov: "nonrobust" (the inverse information), "HC0" to "HC3", or "cluster"; one more pass for all but
             the first. Left out: clusters where some are given, HC0 with sampling weights, else the first.
         cluster: column whose values tell which rows belong together, or two such columns.
@@ -187,6 +196,10 @@ def fit(
     _check_settings(conf_level, tol, max_passes, threads)
     clusters = [cluster] if isinstance(cluster, str) else list(cluster)
     choice = CovarianceChoice.of(cov, clusters, small_sample, weight_type, weights is not None)
+    if firth:
+        check_firth(covariance=choice.kind, weights=weights, weight_type=weight_type, absorb=absorb)
+    elif flic:
+        raise StreamlrError("flic (--flic) corrects the intercept of a fit by firth (--firth). Ask for both.")
     profiled = _profiled(ci, profile, choice, absorb_l2)
     limit = parse_size(memory) if memory is not None else available_memory() // 4
     source = open_source(data)
@@ -224,7 +237,9 @@ def fit(
             session.spool = held.enter_context(Spool(os.fspath(spool)))
         if spec.target_inferred:
             session.remark(f"target: {spec.target}")
-        objective, state, spec, aliased = _maximise(session, spec, separation, tol, max_passes, limit)
+        objective, state, spec, aliased = _maximise(
+            session, spec, "keep" if firth else separation, tol, max_passes, limit
+        )
         model = conclude(
             session,
             spec,
@@ -233,6 +248,7 @@ def fit(
             aliased,
             choice=choice,
             profile=profiled,
+            flic=flic,
             limit=limit - OWN_SIZE,
             conf_level=conf_level,
             tol=tol,
@@ -290,12 +306,15 @@ def _check_settings(conf_level: float, tol: float, max_passes: int, threads: int
 def _maximise(
     session: Session,
     spec: Spec,
-    separation: SeparationPolicy,
+    separation: SeparationPolicy | Literal["keep"],
     tol: float,
     max_passes: int,
     limit: int,
 ) -> tuple[Objective, State, Spec, list[int]]:
-    """From checked names to the last state of Newton; the spec as the data left it; aliased columns."""
+    """From checked names to the last state of Newton; the spec as the data left it; aliased columns.
+
+    `separation`: "keep" maximises Firth's penalised likelihood, which has a maximum whatever is separated.
+    """
     source = session.source
     spec = leave_out_by_metadata(source, spec)
     features = features_to_profile(source, spec)
@@ -337,7 +356,8 @@ def _maximise(
     if not objective.basis.active.any() and design.layout.columns:
         because = f": the offset '{design.offset}' leaves no row to learn from" if design.offset else ""
         raise StreamlrError(f"no term can be estimated{because}.")
-    state = _iterate(session, objective, coef, evaluation, tol, max_passes)
+    iterate = _iterate_penalised if separation == "keep" else _iterate
+    state = iterate(session, objective, coef, evaluation, tol, max_passes)
     return objective, state, spec, aliased
 
 
@@ -391,6 +411,37 @@ def _iterate(
         pass  # the last state says that it has not converged
     assert last is not None, "Newton yields its start"
     return last
+
+
+def _iterate_penalised(
+    session: Session,
+    objective: Objective,
+    coef: Floats,
+    evaluation: Evaluation,
+    tol: float,
+    max_passes: int,
+) -> State:
+    """To the maximum of Firth's penalised likelihood, or until passes run out."""
+    noted = 0
+
+    def spent() -> bool:
+        return max(session.passes, objective.evaluations) >= max_passes
+
+    def note(state: State) -> None:
+        nonlocal noted
+        if objective.evaluations > noted:
+            noted = objective.evaluations
+            _note(session, objective, state)
+
+    def limited(coef: Floats) -> Evaluation:
+        if spent():
+            raise PassesSpentError
+        return objective(coef)
+
+    state = penalised_maximum(objective, coef, evaluation, tol=tol, spent=spent, note=note)
+    with suppress(PassesSpentError):
+        _finish_null(objective, limited, tol)
+    return state
 
 
 def _spare(objective: Objective) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from streamlr.design.basis import Basis
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.encoding import Unseen
 from streamlr.design.terms import Factor
+from streamlr.firth import Firth
 from streamlr.linear_algebra import Inverse
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+# With more coefficients a summary does not form their covariance for the sake of tests of whole terms.
+MOST_TESTED = 1_000
 ESTIMATES = ("estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high", "odds_ratio")
 
 
@@ -87,6 +90,8 @@ class Model:
     # (k, 2) bounds by the profile likelihood, NaN for terms that were not profiled; at one level.
     profile_bounds: Floats | None = None
     profile_level: float | None = None
+    # Of a fit by Firth's penalised likelihood; profile bounds are then by that likelihood.
+    firth: Firth | None = None
 
     def __repr__(self) -> str:
         state = "converged" if self.converged else "NOT converged"
@@ -115,12 +120,15 @@ class Model:
 
     @property
     def zvalues(self) -> Floats:
-        """(k,) estimates over standard errors."""
-        return self.params / self.bse
+        """(k,) estimates over standard errors; where a penalised likelihood was profiled, signed roots of the
+        likelihood-ratio statistics."""
+        wald = self.params / self.bse
+        roots = None if self.firth is None else self.firth.roots
+        return wald if roots is None else np.where(np.isnan(roots), wald, roots)
 
     @property
     def pvalues(self) -> Floats:
-        """(k,) two-sided p-values of the Wald tests."""
+        """(k,) two-sided p-values of `zvalues`."""
         return inference.two_sided_p(self.zvalues)
 
     @cached_property
@@ -243,6 +251,7 @@ class Model:
     def result(self) -> dict[str, Any]:
         """Everything that `--format json` prints."""
         return {
+            **({} if self.firth is None else {"penalty": self.firth.as_dict()}),
             "tidy": self.tidy_rows(),
             "glance": self.glance(),
             "dropped": dict(self.dropped),
@@ -252,11 +261,11 @@ class Model:
             "trace": [dict(row) for row in self.trace],
         }
 
-    def summary(self) -> Any:
-        """A table that prints as text and renders as HTML in a notebook."""
+    def summary(self, *, stars: bool = False) -> Any:
+        """A table that prints as text and renders as HTML in a notebook; `stars`: mark small p-values."""
         from streamlr.report.text import Summary
 
-        return Summary(self.result(), self.about())
+        return Summary(self.result(), self.about(), stars=stars)
 
     def about(self) -> dict[str, Any]:
         """What a heading needs: outcome, kinds of weights, where the rows came from, levels unused."""
@@ -273,6 +282,8 @@ class Model:
             "clusters": dict(self.clusters),
             "small_sample": self.small_sample,
             "profiled": self._profiled(),
+            "tested": self._tested(),
+            "term_tests": self._overall_tests(),
             "rows_set_aside": self.statistics.rows_set_aside,
             "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.categories if f.unused},
             "reference": {f.name: str(f.reference) for f in design.categories if design.has_reference(f)},
@@ -306,6 +317,14 @@ class Model:
             whole[own:] = self.conditioned_effects
         return whole
 
+    def _overall_tests(self) -> list[dict[str, Any]]:
+        """Tests of the terms with several coefficients, for a summary; none where there are very many."""
+        if len(self.params) > MOST_TESTED:
+            return []
+        from streamlr.hypotheses import factor_tests
+
+        return [asdict(test) for test in factor_tests(self)]
+
     def _profiled(self) -> list[str] | None:
         """Terms whose intervals in the table are profiled, None where none is."""
         if self.profile_bounds is None or self.profile_level != self.conf_level:
@@ -315,6 +334,13 @@ class Model:
             for term, bounds in zip(self.terms, self.profile_bounds, strict=True)
             if not np.isnan(bounds).all()
         ]
+
+    def _tested(self) -> list[str]:
+        """Terms whose tests in the table are penalised likelihood-ratio tests."""
+        roots = None if self.firth is None else self.firth.roots
+        if roots is None:
+            return []
+        return [term for term, root in zip(self.terms, roots, strict=True) if not np.isnan(root)]
 
     def _about_absorbed(self, factor: Factor) -> dict[str, Any]:
         return {

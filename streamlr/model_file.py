@@ -24,6 +24,7 @@ from streamlr.design.functions import FUNCTIONS
 from streamlr.design.profile import Merging
 from streamlr.design.terms import Cells, Factor, Number, Term, Variable
 from streamlr.errors import StreamlrError
+from streamlr.firth import Firth
 from streamlr.whole_file import written_whole
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ def _to_json(model: Model) -> dict[str, Any]:
             "low": _or_none(model.profile_bounds[:, 0]),
             "high": _or_none(model.profile_bounds[:, 1]),
         }
+    if model.firth is not None:
+        content["penalty"] = model.firth.as_dict()
+        if model.firth.roots is not None:
+            content["penalty"]["roots"] = _or_none(model.firth.roots)
     if model.robust_covariance is not None:
         content["basis"]["robust_covariance"] = _pack(model.robust_covariance)
     if model.conditioned_effects is not None:
@@ -144,6 +149,7 @@ def _from_json(content: dict[str, Any]) -> Model:
     coef = _numbers(stored["coef"], k)
     robust = stored.get("robust_covariance")
     profile = content.get("profile")
+    penalty = content.get("penalty")
     if (robust is None) != (content["covariance_type"] == "nonrobust"):
         raise ValueError("the type of the covariance and what is stored of it do not agree")
     return Model(
@@ -170,6 +176,9 @@ def _from_json(content: dict[str, Any]) -> Model:
         if profile is None
         else np.column_stack([_numbers_or_none(profile[side], k) for side in ("low", "high")]),
         profile_level=None if profile is None else float(profile["level"]),
+        firth=None
+        if penalty is None
+        else Firth.from_dict(penalty, _numbers_or_none(penalty["roots"], k) if "roots" in penalty else None),
     )
 
 

@@ -61,7 +61,8 @@ CRAWLING_RATE = 0.7
 FLATTEST = 1e-6
 # Share of the most information a column has had, below which it counts as flat.
 LOST = 1e-3
-MOST_DAMPING = 1e6
+# Each is ten times the one before.
+MOST_DAMPINGS = 12
 # Separated data: the decrement shrinks by exp(-1/2) = 0.61 a step for ever, where a finite minimum would
 # bring quadratic convergence. Probabilities of the separated rows are then below 1e-14.
 LINEAR_RATE = 0.3
@@ -382,21 +383,20 @@ def _believable(evaluation: Evaluation, direction: Floats, information: Floats) 
     size = np.where(own < LOST * information, np.minimum(evaluation.box.extent, 1.0), 0.0)
     slope = np.abs(evaluation.gradient)
     damping = np.zeros_like(information)
-    while True:
+    for _ in range(MOST_DAMPINGS):
         gain = -0.5 * float(evaluation.gradient @ direction)
         too_far = np.abs(direction) * size > BELIEVABLE
         if 0.0 < gain <= evaluation.loss and not too_far.any():
-            return direction
+            break
         if too_far.any():
             # Alone the column would then move as far as is believed.
-            alone = slope * size / BELIEVED - own
-            damping = np.where(too_far, np.maximum(10.0 * damping, alone), damping)
+            least = np.maximum(slope * size / BELIEVED - own, FLATTEST * information)
+            damping = np.where(too_far, np.maximum(10.0 * damping, least), damping)
         else:
             damping = np.maximum(10.0 * damping, LEAST_DAMPING * information)
-        if (damping > MOST_DAMPING * information).any():
-            return direction
         factor = factorise(plus_diagonal(evaluation.hessian, damping))
         direction = np.zeros_like(direction) if factor is None else -factor.solve(evaluation.gradient)
+    return direction
 
 
 def _crawls(decrements: list[float]) -> bool:

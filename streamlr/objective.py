@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design
 from streamlr.design.encoding import Tally
-from streamlr.linear_algebra import Hessian, diagonal, plus_diagonal, restricted
+from streamlr.firth import FirthEvaluation
+from streamlr.linear_algebra import Blocked, Bordered, Hessian, diagonal, plus_diagonal, restricted
 from streamlr.newton import Box, Evaluation, Metric, State
 from streamlr.passes.cache import BlockCache, Kept
 from streamlr.passes.cells import Keying, parts_of_cells
+from streamlr.passes.firth_task import FirthSums, FirthTask
 from streamlr.passes.leaves import Task
 from streamlr.passes.points import Points, PointsTask
 from streamlr.passes.scores import Clustered, ClusterTask, Meat, MeatTask
@@ -197,6 +200,34 @@ class Objective:
             for sums, coef, wanted in zip(found.sums, coefs, with_hessian, strict=True)
         ]
 
+    def with_leverages(self, coefs: Floats, inverses: Floats) -> list[FirthEvaluation]:
+        """Evaluate at points (m, active) with leverages from matrices (m, active, active), in one pass."""
+        active = np.flatnonzero(self.basis.active)
+        whole = np.array([self.expand(coef) for coef in coefs])
+        layout = self.design.layout
+        slots = layout.slot_of_column[active]
+        matrices = np.zeros((len(coefs), layout.slots, layout.slots))
+        for matrix, inverse in zip(matrices, inverses, strict=True):
+            matrix[np.ix_(slots, slots)] = inverse
+        task = FirthTask(self.design, self.basis, self._cache, whole, matrices, self.null_coef)
+        found: FirthSums = self._runner(task, FirthSums.merge)
+        self.evaluations += 1
+        self._step_null(found.sums[0])
+        evaluations = []
+        for sums, adjustment, square in zip(found.sums, found.adjustments, found.squares, strict=True):
+            information = restricted(sums.hessian(), active)
+            assert not isinstance(information, Bordered), "nothing is absorbed"
+            evaluations.append(
+                FirthEvaluation(
+                    loss=sums.loss,
+                    gradient=sums.gradient()[active],
+                    information=information.matrix if isinstance(information, Blocked) else information,
+                    adjustment=adjustment[slots],
+                    spread=math.sqrt(square),
+                )
+            )
+        return evaluations
+
     def meat(self, coef: Floats, inverse: Floats | None, power: int) -> Meat:
         """Squares of scores at `coef` (active,); see `streamlr.passes.scores.MeatTask`.
 
@@ -241,6 +272,14 @@ class Objective:
         other.basis = basis
         other.reduced_extent = dict(reduced_extent)
         return other
+
+    def map_to_raw(self) -> Floats:
+        """(own active, own active) takes coefficients in the basis to the user's."""
+        own = self.design.layout.own_columns
+        active = np.flatnonzero(self.basis.active[:own])
+        units = np.zeros((own, len(active)))
+        units[active, np.arange(len(active))] = 1.0
+        return self.basis.to_raw(units)[active]
 
     def expand(self, coef: Floats) -> Floats:
         """(active,) coefficients as (k,), zero where there is no estimate."""

@@ -8,8 +8,8 @@ gradient g and Hessian H, by
     step = -H^-1 g + tau H^-1 a,    loss - (g'H^-1 g)/2 + tau^2 (a'H^-1 a)/2 = target,
 
 to where the parabola through the point has both. It starts where the parabola at the minimum has them, which
-are the bounds of the Wald interval. All searches share their passes. R: `confint` of a glm has the same bounds
-to three digits or so, interpolated between refits.
+are the bounds of the Wald interval. All searches share their passes. R: `confint` of a glm has the same
+bounds to three digits or so, interpolated between refits.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pyarrow as pa
 
@@ -157,11 +158,16 @@ def no_rows(source: Source, spec: Spec) -> StreamlrError:
 
 
 def profile_and_freeze(
-    session: Session, spec: Spec, features: Sequence[Feature], reader: Reader, separation: SeparationPolicy
+    session: Session,
+    spec: Spec,
+    features: Sequence[Feature],
+    reader: Reader,
+    separation: SeparationPolicy | Literal["keep"],
 ) -> tuple[Spec, ProfileSums, Design]:
     """Profile until nothing more has to be left out or set aside, then freeze.
 
     `features`: those to look at. All are, where those leave a fault that rows not used could explain.
+    `separation`: "keep" sets no level and no cell aside.
     """
     if not session.source.parts:
         raise no_rows(session.source, spec)
@@ -188,6 +194,8 @@ def profile_and_freeze(
                 raise
             wanted = set(spec.features)  # columns not read yet may drop the rows that are at fault
             continue
+        if separation == "keep":
+            found = replace(found, set_aside={})
         if found:
             if spec.absorbed in found.set_aside:
                 rows_without_say += profile.factors[spec.absorbed].rows_with_one_outcome
@@ -205,7 +213,7 @@ def profile_and_freeze(
         if groupings != (groupings := groupings_of(spec, variables)):
             continue
         cells = cells_with_one_outcome(spec, profile, groupings)
-        if not cells:
+        if not cells or separation == "keep":
             break
         findings = findings.with_cells(cells, groupings)
     if (findings.set_aside or findings.cells_aside) and separation == "error":

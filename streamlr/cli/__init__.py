@@ -25,6 +25,10 @@ COMMANDS = {
     "fit": "Fit a model, print its summary, write the model file with -o.",
     "predict": "Write probabilities of new rows as Parquet.",
     "summary": "Print a saved model again, without its data.",
+    "compare": "Likelihood-ratio tests of nested models, with AIC and BIC side by side.",
+    "diagnose": "Say how well a model fits, and which rows it hangs on.",
+    "screen": "Rank terms that a model lacks by score tests, in one pass.",
+    "effects": "Average marginal effects, with errors by the delta method.",
     "explain": "Say what a fit would do, from metadata alone.",
     "demo": "Write a small real data set here and fit it.",
 }

@@ -18,6 +18,7 @@ from streamlr.cli.options import (
     memory_option,
     print_result,
     quiet_option,
+    stars_option,
     threads_option,
 )
 
@@ -38,6 +39,16 @@ class Between(click.FloatRange):
     default="levels",
     show_default=True,
     help="Set aside levels that go with one outcome only, or stop.",
+)
+@click.option(
+    "--firth",
+    is_flag=True,
+    help="Firth's penalised likelihood: finite whatever is separated, nothing set aside.",
+)
+@click.option(
+    "--flic",
+    is_flag=True,
+    help="With --firth, an intercept that makes the mean probability the share of the outcome.",
 )
 @click.option(
     "--cov",
@@ -87,10 +98,17 @@ class Between(click.FloatRange):
 )
 @click.option("-o", "--output", metavar="MODEL.json", help="Write the model file.")
 @format_option
+@stars_option
 @quiet_option
 @click.option("--log-json", is_flag=True, help="Events on stderr as JSON, one object a line.")
 def command(
-    data: tuple[str, ...], output: str | None, format_: str, quiet: bool, log_json: bool, **options: Any
+    data: tuple[str, ...],
+    output: str | None,
+    format_: str,
+    stars: bool,
+    quiet: bool,
+    log_json: bool,
+    **options: Any,
 ) -> None:
     """Fit a logistic regression by maximum likelihood and print its summary.
 
@@ -103,7 +121,7 @@ def command(
 
     with errors_as_messages(log_json), Reporter(quiet=quiet, log_json=log_json) as reporter:
         model = _fitted(data, output, reporter, options)
-    print_result(model.result(), model.about(), format_)
+    print_result(model.result(), model.about(), format_, stars=stars)
     if not model.converged:
         if not log_json:
             from streamlr.fitting import advice_on_passes

@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from streamlr.report.grids import Grid
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,6 +69,7 @@ format_option = click.option(
     show_default=True,
     help="Form of the result.",
 )
+stars_option = click.option("--stars", is_flag=True, help="Mark small p-values in the text, as R does.")
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -195,13 +199,15 @@ def errors_as_messages(log_json: bool = False) -> Iterator[None]:
         sys.exit(1)
 
 
-def print_result(result: Mapping[str, Any], about: Mapping[str, Any], format_: str) -> None:
-    """Write a result to stdout in the form asked for."""
+def print_result(
+    result: Mapping[str, Any], about: Mapping[str, Any], format_: str, *, stars: bool = False
+) -> None:
+    """Write a result to stdout in the form asked for; `stars` are for text alone."""
     from streamlr.report import tables
     from streamlr.report.text import Summary
 
     if format_ == "text":
-        click.echo(str(Summary(result, about)))
+        click.echo(str(Summary(result, about, stars=stars)))
         return
     writers = {
         "json": tables.to_json,
@@ -210,3 +216,9 @@ def print_result(result: Mapping[str, Any], about: Mapping[str, Any], format_: s
         "latex": tables.to_latex,
     }
     click.echo(writers[format_](result))
+
+
+def print_grid(grid: Grid, format_: str) -> None:
+    """Write a table of tests to stdout in a form other than JSON."""
+    writers = {"text": grid.__str__, "csv": grid.to_csv, "markdown": grid.to_markdown, "latex": grid.to_latex}
+    click.echo(writers[format_]())

@@ -10,33 +10,34 @@ Row = Mapping[str, Any]
 
 # Terms without an estimate that the table lists; of more the footing says how many there are.
 MOST_WITHOUT = 30
+# Marks of p-values below a bound, as R's `symnum` sets them.
+STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."), (1.0, ""))
 
 
 class Summary:
     """Prints as text and renders as HTML; made from a result and what a heading needs."""
 
-    def __init__(self, result: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def __init__(self, result: Mapping[str, Any], about: Mapping[str, Any], *, stars: bool = False) -> None:
+        """`stars`: mark p-values below 0.001, 0.01, 0.05 and 0.1, as R does."""
         self._result = result
         self._about = about
+        self._stars = stars
 
     def __str__(self) -> str:
-        blocks = ["\n".join(self._heading()), self._table(), "\n".join(self._footing())]
-        return "\n\n".join(blocks)
+        tables = [
+            _aligned(*self._cells()),
+            *([_aligned(*self._tests())] if self._about["term_tests"] else []),
+        ]
+        return "\n\n".join(["\n".join(self._heading()), *tables, "\n".join(self._footing())])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        heads, rows = self._cells()
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-        )
+        tables = _html(*self._cells()) + (_html(*self._tests()) if self._about["term_tests"] else "")
         above = "<br>".join(html.escape(line) for line in self._heading())
         below = "<br>".join(html.escape(line) for line in self._footing())
-        return (
-            f"<p>{above}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{below}</p>"
-        )
+        return f"<p>{above}</p>{tables}<p>{below}</p>"
 
     def _heading(self) -> list[str]:
         about, glance = self._about, self._result["glance"]
@@ -45,6 +46,8 @@ class Summary:
             what += f" successes in {about['trials']} trials"
         else:
             what += f" (1 = {about['positive']}, 0 = {about['negative']})"
+        if "penalty" in self._result:
+            what += f" by {self._result['penalty']['method']}"
         lines = [what]
         origin = about["origin"]
         if origin:
@@ -69,16 +72,24 @@ class Summary:
             lines.append(f"offset {about['offset']}")
         return lines
 
-    def _table(self) -> str:
-        heads, rows = self._cells()
-        table = [heads, *rows]
-        widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
-        lines = []
-        for row in table:
-            cells = [row[0].ljust(widths[0])]
-            cells.extend(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+    def _tests(self) -> tuple[list[str], list[list[str]]]:
+        """Tests of whole terms: that all coefficients of a factor, or of a spline, are zero."""
+        rows = [
+            [
+                printable(test["term"]),
+                fixed(test["statistic"], 2),
+                str(test["df"]),
+                p_value(test["p_value"]) + self._mark(test["p_value"]),
+            ]
+            for test in self._about["term_tests"]
+        ]
+        return ["all coefficients of", "chi-squared", "df", "p"], rows
+
+    def _mark(self, p: float | None) -> str:
+        """Stars for a p-value, as wide as the widest."""
+        if not self._stars or p is None:
+            return ""
+        return " " + next(mark for bound, mark in STARS if p < bound or bound == 1.0).ljust(3)
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         percent = f"{100 * self._about['conf_level']:g}%"
@@ -99,7 +110,7 @@ class Summary:
             number(row["estimate"]),
             number(row["std_error"]),
             fixed(row["statistic"], 2),
-            p_value(row["p_value"]),
+            p_value(row["p_value"]) + self._mark(row["p_value"]),
             number(row["conf_low"]),
             number(row["conf_high"]),
             number(row["odds_ratio"]),
@@ -117,11 +128,37 @@ class Summary:
         factor = {"none": ", no small-sample factor", "full": ", full small-sample factor"}
         return f"standard errors clustered by {by}{factor.get(about['small_sample'], '')}"
 
+    def _penalised(self) -> list[str]:
+        """What there is to say of a penalised likelihood."""
+        penalty = self._result.get("penalty")
+        if penalty is None:
+            return []
+        line = f"penalised log-likelihood {penalty['log_likelihood']:.8g}"
+        if penalty["null_log_likelihood"] is not None:
+            line += f" (null {penalty['null_log_likelihood']:.8g})"
+        if penalty["p_value"] is not None:
+            line += (
+                f"; likelihood ratio {fixed(penalty['statistic'], 2)} on {penalty['df']} degrees of freedom, "
+                f"p {p_value(penalty['p_value'])}"
+            )
+        lines = [line]
+        if penalty["flic_shift"] is not None:
+            lines.append(
+                f"intercept corrected by {number(penalty['flic_shift'])} so that the mean probability is the "
+                "share of the outcome (FLIC)"
+            )
+        return lines
+
     def _footing(self) -> list[str]:
         glance, about = self._result["glance"], self._about
-        lines = [
-            f"log-likelihood {glance['log_likelihood']:.8g} (null {glance['null_log_likelihood']:.8g}), "
-            f"AIC {glance['aic']:.8g}, BIC {glance['bic']:.8g}, "
+        lines = []
+        if self._stars:
+            lines.append("*** p < 0.001, ** < 0.01, * < 0.05, . < 0.1")
+        penalty = self._result.get("penalty")
+        lines += self._penalised()
+        lines += [
+            f"{'plain ' if penalty else ''}log-likelihood {glance['log_likelihood']:.8g} "
+            f"(null {glance['null_log_likelihood']:.8g}), AIC {glance['aic']:.8g}, BIC {glance['bic']:.8g}, "
             f"McFadden R² {number(glance['pseudo_r2'], 4)}",
             f"deviance {glance['deviance']:.8g} on {degrees(glance['df_resid'])} degrees of freedom "
             f"(null {glance['null_deviance']:.8g}); {self._kind_of_errors()}",
@@ -129,12 +166,16 @@ class Summary:
         if about["profiled"] is not None:
             some = len(about["profiled"]) < sum(row["estimate"] is not None for row in self._result["tidy"])
             of = f" of {listing(about['profiled'])}" if some else ""
-            lines.append(f"intervals{of} by the profile likelihood")
+            lines.append(f"intervals{of} by the {'penalised ' if penalty else ''}profile likelihood")
+        if about["tested"]:
+            some = len(about["tested"]) < sum(row["estimate"] is not None for row in self._result["tidy"])
+            of = f" of {listing(about['tested'])}" if some else ""
+            lines.append(f"z and p{of} by signed roots of the penalised likelihood ratio")
         passes = f"{glance['passes']} pass{'' if glance['passes'] == 1 else 'es'}"
         if glance["converged"]:
             lines.append(
                 f"converged in {passes}: within {glance['newton_decrement']:.1e} standard errors "
-                "of the maximum"
+                f"of the maximum{' of the penalised likelihood' if penalty else ''}"
             )
         else:
             lines.append(f"NOT converged after {passes}: the estimates are not proved to be near the maximum")
@@ -153,6 +194,26 @@ class Summary:
         for name, levels in about["unused_levels"].items():
             lines.append(f"levels of {name} without a used row: {listing(levels)}")
         return lines
+
+
+def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as text: the first column to the left, the others to the right."""
+    table = [heads, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    lines = []
+    for row in table:
+        cells = [row[0].ljust(widths[0])]
+        cells.extend(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _html(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def printable(name: str) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 HELP = "import sys; sys.argv = ['streamlr', '--help']; from streamlr.cli import main; main()"
-COMMANDS = ["fit", "predict", "summary"]
+COMMANDS = ["fit", "predict", "summary", "compare", "effects", "screen", "diagnose"]
 
 
 def imported_by(program: str) -> tuple[set[str], str]:

@@ -28,6 +28,14 @@ def test_summary_prints_what_fit_printed(cli, data, form):
     assert again.changed == frozenset()
 
 
+def test_stars_are_marked_on_request(cli, data):
+    plain, starred = cli(*FIT), cli(*FIT, "--stars")
+    again = cli("summary", "model.json", "--stars")
+    assert again.stdout == starred.stdout
+    assert "*** p < 0.001" in starred.stdout
+    assert "*" not in plain.stdout
+
+
 def test_text_is_the_default(cli, data):
     fitted = cli(*FIT)
     assert cli("summary", "model.json").stdout == fitted.stdout

@@ -1,0 +1,125 @@
+"""Small tables of results (tests, comparisons, inflation factors) as text, HTML, CSV, Markdown and LaTeX.
+
+A `Grid` holds numbers as they are; how many digits of them are shown is decided here by the kind of each
+column, and CSV has them all.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from streamlr.report.tables import LATEX
+from streamlr.report.text import degrees, fixed, number, p_value, printable
+
+Kind = Literal["text", "number", "precise", "statistic", "degrees", "p_value"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column: its key in the rows, what stands above it, and how its numbers are shown."""
+
+    key: str
+    head: str
+    kind: Kind = "number"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows under named columns, with lines above and below the table."""
+
+    fields: Sequence[Field]
+    rows: Sequence[Mapping[str, Any]]
+    above: Sequence[str] = ()
+    below: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        table = [[field.head for field in self.fields], *self._cells()]
+        left = [field.kind == "text" for field in self.fields]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.fields))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if to_left else cell.rjust(width)
+                for cell, width, to_left in zip(row, widths, left, strict=True)
+            ).rstrip()
+            for row in table
+        ]
+        return "\n".join([*map(printable, self.above), *lines, *map(printable, self.below)])
+
+    def to_html(self) -> str:
+        """A table for a notebook."""
+        head = "".join(f"<th>{html.escape(field.head)}</th>" for field in self.fields)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self._cells()
+        )
+        above = "<br>".join(html.escape(line) for line in self.above)
+        below = "<br>".join(html.escape(line) for line in self.below)
+        return (
+            f"<p>{above}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{below}</p>"
+        )
+
+    def to_csv(self) -> str:
+        """Every digit under the keys, an empty field where there is no number."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.key for field in self.fields])
+        for row in self.rows:
+            writer.writerow(["" if row[field.key] is None else row[field.key] for field in self.fields])
+        return file.getvalue().rstrip("\n")
+
+    def to_markdown(self) -> str:
+        """A pipe table under the keys."""
+        lines = [
+            "| " + " | ".join(field.key for field in self.fields) + " |",
+            "|" + "|".join(":--" if field.kind == "text" else "--:" for field in self.fields) + "|",
+        ]
+        lines.extend(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self._cells()
+        )
+        return "\n".join(lines)
+
+    def to_latex(self) -> str:
+        """A tabular without packages, under the keys."""
+        columns = "".join("l" if field.kind == "text" else "r" for field in self.fields)
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline"]
+        lines += [" & ".join(_escaped(field.key) for field in self.fields) + r" \\", r"\hline"]
+        lines.extend(" & ".join(_escaped(cell) for cell in row) + r" \\" for row in self._cells())
+        return "\n".join([*lines, r"\hline", r"\end{tabular}"])
+
+    def _cells(self) -> list[list[str]]:
+        return [[_SHOWN[field.kind](row[field.key]) for field in self.fields] for row in self.rows]
+
+
+def _precise(value: float | None) -> str:
+    return number(value, 8)
+
+
+def _degrees(value: float | None) -> str:
+    return "" if value is None else degrees(value)
+
+
+def _statistic(value: float | None) -> str:
+    return fixed(value, 3)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else printable(str(value))
+
+
+_SHOWN: dict[Kind, Callable[[Any], str]] = {
+    "text": _text,
+    "number": number,
+    "precise": _precise,
+    "statistic": _statistic,
+    "degrees": _degrees,
+    "p_value": p_value,
+}
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
