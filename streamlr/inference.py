@@ -63,12 +63,11 @@ def cox_snell_r2(log_likelihood: float, null_log_likelihood: float, observations
     return -math.expm1(2.0 * (null_log_likelihood - log_likelihood) / observations)
 
 
-def nagelkerke_r2(
-    log_likelihood: float, null_log_likelihood: float, observations: float
-) -> float | None:
-    """Cox and Snell's over the most that it can be, 1 - L0**(2 / n) (Nagelkerke 1991, Biometrika 78, 691-692).
+def nagelkerke_r2(log_likelihood: float, null_log_likelihood: float, observations: float) -> float | None:
+    """Cox and Snell's over the most that it can be, 1 - L0**(2 / n).
 
-    R: `performance::r2_nagelkerke`. None where the null model is perfect.
+    Nagelkerke 1991, Biometrika 78, 691-692; R: `performance::r2_nagelkerke`. None where the null model is
+    perfect.
     """
     most = -math.expm1(2.0 * null_log_likelihood / observations)
     return cox_snell_r2(log_likelihood, null_log_likelihood, observations) / most if most else None

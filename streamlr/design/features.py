@@ -73,7 +73,7 @@ class Reader:
         if self.where is not None:
             keep = self.where.mask(batch)
             if not keep.all():
-                batch = _without_views(batch).filter(arrow_of(keep))
+                batch = picked(batch, keep)
         if self.kinds:
             batch = _cast(batch, self.kinds)
         return Frame(batch, _filled(batch, self.fills))
@@ -121,6 +121,11 @@ class Reader:
 def _note(gaps: Gaps, name: str, missing: NDArray[np.bool_]) -> None:
     known = gaps.get(name)
     gaps[name] = missing if known is None else known | missing
+
+
+def picked(batch: pa.RecordBatch, keep: NDArray[np.bool_]) -> pa.RecordBatch:
+    """Some rows of a batch, `keep` (n,)."""
+    return _without_views(batch).filter(arrow_of(keep))
 
 
 def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:

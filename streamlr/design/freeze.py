@@ -601,7 +601,7 @@ def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, 
     filled = spec.fill is not None
     with_rows = findings.levels(feature, profile) or {}
     kept = {*with_rows, *(findings.levels_in_cells(feature.name) - set(set_aside))}
-    levels = _ordered(dict.fromkeys(kept), merging, order, filled)
+    levels = ordered_levels(dict.fromkeys(kept), merging, order, filled)
     options = {}
     if isinstance(feature.expression, Call) and feature.expression.function == "C":
         options = options_of(feature.expression)
@@ -628,8 +628,10 @@ def _factor(spec: Spec, feature: Feature, profile: ProfileSums, reader: Reader, 
         feature=feature,
         levels=tuple(level for level in levels if level != reference),
         reference=reference,
-        set_aside=tuple((level, set_aside[level]) for level in _ordered(set_aside, merging, order, filled)),
-        unused=tuple(_ordered(dict.fromkeys(unused), merging, order, filled)),
+        set_aside=tuple(
+            (level, set_aside[level]) for level in ordered_levels(set_aside, merging, order, filled)
+        ),
+        unused=tuple(ordered_levels(dict.fromkeys(unused), merging, order, filled)),
         coding=options.get("coding", "treatment") if len(levels) > 1 else "treatment",
         merging=merging,
     )
@@ -658,7 +660,7 @@ def _wanted_reference(spec: Spec, feature: Feature, options: Mapping[str, Any]) 
     return wanted
 
 
-def _ordered(
+def ordered_levels(
     levels: Mapping[Level, Any], merging: Merging, order: Sequence[Any] | None, filled: bool
 ) -> list[Level]:
     """Levels as they are written in the model: sorted, or in the order that the expression sets; values that

@@ -18,9 +18,11 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from streamlr.errors import StreamlrError
 from streamlr.sources.base import PART_BYTES, PART_ROWS, ColumnStatistics, check_unique_names
@@ -336,6 +338,23 @@ class ParquetSource:
     def row_groups_skipped(self) -> int:
         """Number of row groups that a filter rules out."""
         return sum(_metadata(identity).num_row_groups for identity in self._identities) - self.row_groups
+
+    def numbered_in_files(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of rows over all row groups, those that a filter rules out as well, from numbers over those
+        that remain; each (m,), from 0."""
+        begins, sizes, at = [], [], 0
+        for identity, kept in zip(self._identities, self._groups, strict=True):
+            metadata = _metadata(identity)
+            for group in range(metadata.num_row_groups):
+                count = metadata.row_group(group).num_rows
+                if group in kept:
+                    begins.append(at)
+                    sizes.append(count)
+                at += count
+        ends = np.cumsum(np.array(sizes, dtype=np.int64))
+        group_of_row = np.searchsorted(ends, rows, side="right")
+        moved = np.array(begins, dtype=np.int64) - (ends - np.array(sizes, dtype=np.int64))
+        return rows + moved[group_of_row]
 
     def statistics(self, column: str) -> ColumnStatistics:
         """Null count and range of a column over the row groups that remain, where every footer tells them."""
