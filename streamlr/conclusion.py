@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -46,10 +46,12 @@ def conclude(
     choice: CovarianceChoice,
     profile: Sequence[str] | None,
     limit: int,
+    separated: Mapping[str, Any] | None = None,
     conf_level: float,
     tol: float,
 ) -> Model:
-    """The model at the state where Newton ended; `aliased` are model columns.
+    """The model at the state where Newton ended; `aliased` are model columns, `separated` is what was found
+    of directions that separate rows.
 
     `choice`: the covariance to report. `profile`: terms whose intervals are profiled, all of them where it is
     empty, None: none. `limit`: bytes for sums by cluster and for searches, where there are any.
@@ -113,7 +115,7 @@ def conclude(
         dropped={name: int(count) for name, count in first.tally.missing.items() if count},
         excluded={**spec.excluded, **constants},
         aliased=aliased_names + single_level + unseen,
-        separation=_set_aside_finding(design, first),
+        separation=_set_aside_finding(design, first, separated),
         trace=session.trace,
         provenance=_provenance(session.source, spec, tol),
     )
@@ -195,6 +197,8 @@ def _constants(objective: Objective) -> dict[str, str]:
     """Unnamed numeric columns that turned out to have one value in all rows used."""
     assert objective.first is not None
     design = objective.design
+    if design.cuts:  # constant beside the rows of a cut, which has a place for every column
+        return {}
     if not (design.intercept or (design.absorbed is not None and not design.absorb_l2)):
         return {}
     low, high, basis = objective.first.low, objective.first.high, objective.basis
@@ -259,13 +263,17 @@ def _distance(state: State) -> float | None:
     return None
 
 
-def _set_aside_finding(design: Design, first: Sums) -> dict[str, Any] | None:
+def _set_aside_finding(
+    design: Design, first: Sums, separated: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
     limits = terms_with_limits(design)
-    if not limits:
+    if not limits and separated is None:
         return None
+    levels = [{"term": term, "direction": 1 if outcome else -1} for term, outcome in limits.items()]
     return {
+        **(separated or {}),
         "kind": "quasi-complete",
-        "terms": [{"term": term, "direction": 1 if outcome else -1} for term, outcome in limits.items()],
+        "terms": [*levels, *(separated["terms"] if separated is not None else ())],
         "rows_separated": first.tally.rows_set_aside,
         "rows_overlapping": first.tally.rows_used,
     }

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -48,7 +49,8 @@ from streamlr.profiling import (
     skipping,
 )
 from streamlr.robust import CovarianceChoice
-from streamlr.separation import is_complete, separated_terms, separation_error
+from streamlr.separating import Separation, UnsettledError, beside, not_separated, prove
+from streamlr.separation import is_complete, separation_error
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
 from streamlr.start import (
@@ -83,6 +85,8 @@ INTEGER_RANGES = {
     pa.int64(): None,
 }
 SMALLEST_LAYOUT = Layout((-1,), 0, ())
+# How often Newton goes on where it gave up although rows prove that there is a maximum.
+MOST_DOUBTS = 3
 
 
 class PassesSpentError(Exception):
@@ -156,7 +160,9 @@ def fit(
         absorb_l2: ridge on the absorbed effects, in the mean loss of a trial: the loss is (1/W) sum of losses
             + absorb_l2 / 2 times the sum of squared effects, W the weight of all trials. Levels with one
             outcome only then stay, and so does the intercept.
-        separation: "levels" sets aside levels of factors that go with one outcome only; "error" raises.
+        separation: "levels" sets aside levels of factors that go with one outcome only and raises for any
+            other separation; "drop" sets aside all rows that are separated, whose probability is then 0 or 1,
+            and fits the rest; "error" raises.
         cov: "nonrobust" (the inverse information), "HC0" to "HC3", or "cluster"; one more pass for all but
             the first. Left out: clusters where some are given, HC0 with sampling weights, else the first.
         cluster: column whose values tell which rows belong together, or two such columns.
@@ -224,7 +230,9 @@ def fit(
             session.spool = held.enter_context(Spool(os.fspath(spool)))
         if spec.target_inferred:
             session.remark(f"target: {spec.target}")
-        objective, state, spec, aliased = _maximise(session, spec, separation, tol, max_passes, limit)
+        objective, state, spec, aliased, separated = _maximise(
+            session, spec, separation, tol, max_passes, limit
+        )
         model = conclude(
             session,
             spec,
@@ -234,6 +242,7 @@ def fit(
             choice=choice,
             profile=profiled,
             limit=limit - OWN_SIZE,
+            separated=separated,
             conf_level=conf_level,
             tol=tol,
         )
@@ -294,8 +303,9 @@ def _maximise(
     tol: float,
     max_passes: int,
     limit: int,
-) -> tuple[Objective, State, Spec, list[int]]:
-    """From checked names to the last state of Newton; the spec as the data left it; aliased columns."""
+) -> tuple[Objective, State, Spec, list[int], Mapping[str, Any] | None]:
+    """From checked names to the last state of Newton; the spec as the data left it; aliased columns; what was
+    found of directions that separate rows, which are set aside."""
     source = session.source
     spec = leave_out_by_metadata(source, spec)
     features = features_to_profile(source, spec)
@@ -337,8 +347,75 @@ def _maximise(
     if not objective.basis.active.any() and design.layout.columns:
         because = f": the offset '{design.offset}' leaves no row to learn from" if design.offset else ""
         raise StreamlrError(f"no term can be estimated{because}.")
-    state = _iterate(session, objective, coef, evaluation, tol, max_passes)
-    return objective, state, spec, aliased
+
+    def new_cache() -> BlockCache | None:
+        if not session.on_dask:
+            session.cache = BlockCache(plan.cache, plan.ceiling, session.spool)
+        return session.cache
+
+    climbed = _climb(session, objective, coef, evaluation, separation, new_cache, tol, max_passes)
+    objective, state, separated = climbed
+    return objective, state, spec, aliased, separated
+
+
+def _climb(
+    session: Session,
+    objective: Objective,
+    coef: Floats,
+    evaluation: Evaluation,
+    separation: SeparationPolicy,
+    new_cache: Callable[[], BlockCache | None],
+    tol: float,
+    max_passes: int,
+) -> tuple[Objective, State, Mapping[str, Any] | None]:
+    """Newton to the maximum, beside rows that are separated; those are found whatever the policy.
+
+    Raises `SeparationError` where there are any and they are not to be set aside, or none is left.
+    """
+    found = Separation(objective)
+    doubts = 0
+    while True:
+        state, suspicion = _iterate(session, objective, coef, evaluation, tol, max_passes, doubts > 0)
+        if suspicion is None:
+            found.settled = state.status == "converged"
+            break
+        try:
+            proof = None
+            if not doubts:
+                proof = prove(objective, suspicion.suspects, is_direction=suspicion.is_direction)
+        except UnsettledError:
+            if found.proofs and separation != "drop":
+                break
+            if state.status == "stalled":
+                break
+            raise
+        if proof is None:
+            # The maximum is finite and only far away: Newton goes on from where it gave up.
+            doubts += 1
+            if state.status == "stalled":
+                break
+            if doubts > MOST_DOUBTS:
+                raise not_separated()
+            coef, evaluation = state.coef, state.evaluation
+            continue
+        if not found.proofs:
+            found.whole = objective.uncached()
+        found.add(proof, objective.basis)
+        if not proof.overlapping:
+            found.settled = True
+            break
+        objective, coef, evaluation, _ = beside(objective, proof, state.coef, new_cache())
+        found.rest = objective
+        if not objective.basis.active.any():
+            found.settled = True
+            break
+        doubts = 0
+    if not found.proofs:
+        return objective, state, None
+    finding = found.finding()
+    if separation != "drop" or not (found.overlapping and objective.basis.active.any()):
+        raise separation_error(finding, unsettled=not found.settled)
+    return objective, state, finding
 
 
 def _whole_range(source: Source, column: str) -> tuple[int, int] | None:
@@ -352,6 +429,14 @@ def _whole_range(source: Source, column: str) -> tuple[int, int] | None:
     return INTEGER_RANGES[kind]
 
 
+@dataclass(frozen=True)
+class Suspicion:
+    """Where coefficients seem to go to infinity, each (active,), the likeliest first."""
+
+    suspects: tuple[Floats, ...]
+    is_direction: bool  # else they are coefficients with which every row is on its own side
+
+
 def _iterate(
     session: Session,
     objective: Objective,
@@ -359,8 +444,12 @@ def _iterate(
     evaluation: Evaluation,
     tol: float,
     max_passes: int,
-) -> State:
-    """Newton to a certified maximum, or until passes run out. Raises `SeparationError`."""
+    is_finite: bool = False,
+) -> tuple[State, Suspicion | None]:
+    """Newton to a certified maximum, or until passes run out, or until separation is suspected.
+
+    `is_finite`: it was proved that there is a maximum.
+    """
 
     def limited(coef: Floats, with_hessian: bool = True) -> Evaluation:
         if max(session.passes, objective.evaluations) >= max_passes:
@@ -368,6 +457,7 @@ def _iterate(
         return objective(coef, with_hessian)
 
     last: State | None = None
+    suspicion: Suspicion | None = None
     try:
         steps = newton(
             limited,
@@ -383,14 +473,16 @@ def _iterate(
                 noted = objective.evaluations
                 _note(session, objective, state)
             if state.status != "converged":
-                _stop_if_separated(objective, state, last)
+                suspicion = _suspicion(objective, state, last, is_finite)
             last = state
+            if suspicion is not None:
+                return state, suspicion
         if last is not None and last.status == "converged":
             _finish_null(objective, limited, tol)
     except PassesSpentError:
         pass  # the last state says that it has not converged
     assert last is not None, "Newton yields its start"
-    return last
+    return last, None
 
 
 def _spare(objective: Objective) -> float:
@@ -446,31 +538,18 @@ def _finish_null(objective: Objective, limited: Callable[[Floats], Evaluation], 
         limited(coef)
 
 
-def _stop_if_separated(objective: Objective, state: State, last: State | None) -> None:
-    """Raise `SeparationError` where the state proves complete separation or diverges."""
+def _suspicion(objective: Objective, state: State, last: State | None, is_finite: bool) -> Suspicion | None:
+    """Where a state proves complete separation, diverges, or leads no further without a certificate."""
     assert objective.first is not None
     tally = objective.first.tally
     # A ridge may hold back the very effects that separate the rows.
     proves_nothing = objective.design.offset is not None or objective.design.absorb_l2 > 0.0
-    complete = is_complete(state.evaluation.loss, tally.least_weight, proves_nothing)
-    if not complete and state.status != "diverging":
-        return
-    # A singular Hessian leaves no direction; the one before it still points the way.
-    moving = state if np.any(state.direction) or last is None else last
-    direction = state.coef if complete else moving.direction
-    whole = objective.expand(direction)
-    own = objective.design.layout.own_columns  # a direction that moves absorbed effects moves one of these
-    terms = separated_terms(
-        objective.basis.to_conditioned(whole)[:own],
-        objective.basis.to_raw(whole)[:own],
-        objective.design.column_names,
-    )
-    if complete:
-        raise separation_error("complete", terms, tally.rows_used, 0)
-    margins = objective.margins(direction, 1e-6 * objective.box().reach(np.abs(direction)))
-    if margins.wrong:
-        raise StreamlrError(
-            f"the coefficients diverge, but {margins.wrong:,} rows show that the data are not separated: "
-            "the information matrix is singular to rounding. Leave out a column that nearly repeats others."
-        )
-    raise separation_error("quasi-complete", terms, margins.separated, margins.overlapping)
+    if not is_finite and is_complete(state.evaluation.loss, tally.least_weight, proves_nothing):
+        return Suspicion((state.coef,), is_direction=False)
+    if state.status == "diverging" or (
+        state.status == "stalled" and not is_finite and not math.isfinite(state.distance)
+    ):
+        # A singular Hessian leaves no direction; the one before it still points the way.
+        moving = state if np.any(state.direction) or last is None else last
+        return Suspicion((moving.direction, state.coef), is_direction=True)
+    return None

@@ -34,10 +34,10 @@ class Between(click.FloatRange):
 @column_options
 @click.option(
     "--separation",
-    type=click.Choice(["levels", "error"]),
+    type=click.Choice(["levels", "drop", "error"]),
     default="levels",
     show_default=True,
-    help="Set aside levels that go with one outcome only, or stop.",
+    help="Set aside levels that go with one outcome only, or all rows that are separated, or stop.",
 )
 @click.option(
     "--cov",

@@ -33,7 +33,7 @@ from streamlr.errors import SeparationError, StreamlrError, did_you_mean
 # Cells are numbered by int64.
 MOST_CELLS = 1 << 62
 
-SeparationPolicy = Literal["levels", "error"]
+SeparationPolicy = Literal["levels", "drop", "error"]
 
 
 @dataclass(frozen=True)
