@@ -26,12 +26,13 @@ from streamlr.objective import Objective
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.sides import Sides, outcomes_of
 from streamlr.separation import (
+    NO_SHARE,
     SHARE,
     TOLERANCES,
     NullSpace,
     against,
-    off_rows,
     rounding_unit,
+    scaled_to_one,
     separated_terms,
     tidied,
     unmoved,
@@ -50,6 +51,8 @@ PROGRAMMES = 25
 PICKED_A_COLUMN = 4
 PICKED = (64, 1_024)
 FEWEST_PICKED = 16
+# Directions of a space that rows are asked about in one pass.
+AT_ONCE = 8
 # Beyond this, columns and working rows are no small programme.
 WIDEST_PROGRAMME = 5_000
 # Terms and dimensions of the cone up to which signs are looked into, and passes spent on it.
@@ -82,7 +85,7 @@ def prove(objective: Objective, suspects: Sequence[Floats], *, is_direction: boo
     if is_direction:
         found = search.projected(suspects)
     else:
-        found = search.verified([tidied(search.conditioned(suspect)) for suspect in suspects])
+        found = search.verified([search.conditioned(suspect) for suspect in suspects])
     return found if found is not None else search.programmed()
 
 
@@ -125,10 +128,11 @@ class _Search:
                     if direction.any() and not any(np.array_equal(direction, other) for other in known):
                         candidates.append((space, direction))
         if not candidates:
-            self.verified([tidied(steepest)])
+            self.verified([steepest])
             return None
         for _ in range(CORRECTIONS):
-            directions = np.array([tidied(self.conditioned(self._whole(d))) for _, d in candidates])
+            found = [scaled_to_one(self.conditioned(self._whole(d))) for _, d in candidates]
+            directions = np.array([*found, *(tidied(d) for d in found)])
             sides = self._ask(directions, steepest)
             proof = self._best(directions, sides)
             if proof is not None:
@@ -136,18 +140,13 @@ class _Search:
             products = sides.products[:, self.design.layout.slot_of_column][:, self.active]
             candidates = [
                 (space, space.corrected(self._scaled(direction), product[: self.own]))
-                for (space, direction), product in zip(candidates, products, strict=True)
+                for (space, direction), product in zip(candidates, products, strict=False)
             ]
         return None
 
     def verified(self, directions: Sequence[Floats]) -> Proof | None:
         """The first of some directions (k,) in conditioned columns that is a proof."""
-        several = []
-        for direction in directions:
-            largest = np.abs(direction).max(initial=0.0)
-            several.append(np.where(np.abs(direction) < SHARE * largest, 0.0, direction))
-            several.append(direction)
-        asked = np.array(several)
+        asked = np.array([tidied(d, least) for d in directions for least in (SHARE, NO_SHARE, 0.0)])
         return self._best(asked, self._ask(asked, None))
 
     def programmed(self) -> Proof | None:
@@ -182,19 +181,20 @@ class _Search:
                 asked = list(unmoved(X))
                 if not asked:
                     return None
-            proof = self._asked_of_all(asked, columns)
+            proof = self._asked_of_all(asked, columns, one_way=bool(separated.any()))
             if proof is not None:
                 return proof
         raise unsettled(f"{PROGRAMMES} passes have not settled it")
 
-    def _asked_of_all(self, directions: Sequence[Floats], columns: NDArray[np.int64]) -> Proof | None:
-        """Whether all rows agree with one of some directions, each (own,), or with its opposite."""
-        whole = np.zeros((2 * min(len(directions), 8), self.design.layout.columns))
-        for place, direction in enumerate(directions[:8]):
-            whole[2 * place, columns] = tidied(direction)
-            whole[2 * place + 1] = -whole[2 * place]
-        if len(directions) == 1:
-            whole = whole[:1] if self.working else whole
+    def _asked_of_all(
+        self, directions: Sequence[Floats], columns: NDArray[np.int64], one_way: bool
+    ) -> Proof | None:
+        """The best of some directions, each (own,), that all rows agree with."""
+        asked = np.zeros((min(len(directions), AT_ONCE), self.design.layout.columns))
+        asked[:, columns] = directions[:AT_ONCE]
+        # What moves no row at hand may separate others either way.
+        ways = (1.0,) if one_way else (1.0, -1.0)
+        whole = np.array([tidied(way * d, least) for d in asked for way in ways for least in (NO_SHARE, 0.0)])
         return self._best(whole, self._ask(whole, None))
 
     def _ask(self, directions: Floats, near: Floats | None) -> Sides:
@@ -224,7 +224,7 @@ class _Search:
         return np.r_[direction, np.zeros(len(self.active) - len(direction))]
 
     def _scaled(self, direction: Floats) -> Floats:
-        """As `tidied` has scaled it when rows were asked."""
+        """As it was scaled when rows were asked."""
         largest = np.abs(self.conditioned(self._whole(direction))).max(initial=0.0)
         return direction / largest if largest > 0 else direction
 

@@ -39,8 +39,8 @@ UNIT_ROUNDOFF = 2.0**-53
 # Roundings of a term of x'd beside its product and sum: two of (x - centre) scale, and as many of the
 # direction itself as of the sum, because it was computed to satisfy the very rows that it is verified on.
 ROUNDINGS_OF_A_TERM = 4
-# A direction says nothing of a term whose share of it, in standard deviations, is below this: left out where
-# the proof holds without it, and always below the second, which is what its own rounding leaves.
+# Terms whose share of a direction, in standard deviations, is below these are left out of it where the proof
+# holds without them: below the second they are most often rounding.
 SHARE = 1e-3
 NO_SHARE = 1e-12
 # Part of a column's square that has to be its own for the column to count as one; squares lose half the
@@ -162,13 +162,19 @@ class NullSpace:
         return out
 
 
-def tidied(direction: Floats) -> Floats:
-    """(k,) scaled to a largest value of one, what only rounding has left at zero."""
+def scaled_to_one(direction: Floats) -> Floats:
+    """(k,) scaled to a largest value of one; zeros where there is nothing to scale."""
     largest = np.abs(direction).max(initial=0.0)
     if not (largest > 0.0 and math.isfinite(largest)):
         return np.zeros_like(direction)
-    scaled = direction / largest
-    return np.where(np.abs(scaled) < NO_SHARE, 0.0, scaled)
+    return direction / largest
+
+
+def tidied(direction: Floats, least: float = NO_SHARE) -> Floats:
+    """(k,) scaled to a largest value of one, what is below `least` at zero: most often that is rounding, but a
+    centre of 1e-16 wants an intercept of as much."""
+    scaled = scaled_to_one(direction)
+    return np.where(np.abs(scaled) < least, 0.0, scaled)
 
 
 def widest_direction(X: Floats, sides: NDArray[np.int8]) -> tuple[Floats, NDArray[np.bool_]] | None:
@@ -216,8 +222,6 @@ def off_rows(direction: Floats, rows: Floats) -> Floats:
             break
         residual = rows.astype(np.longdouble) @ out.astype(np.longdouble)
         out -= np.linalg.lstsq(rows, residual.astype(np.float64), rcond=1e-12)[0]
-        largest = np.abs(out).max(initial=0.0)
-        out[np.abs(out) < NO_SHARE * largest] = 0.0
     return out
 
 
