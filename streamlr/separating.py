@@ -256,6 +256,14 @@ def plain(basis: Basis) -> Basis:
     return replace(basis, reduced=(), gamma=(), stretch=())
 
 
+def in_users_units(basis: Basis, direction: Floats) -> Floats:
+    """(k,) a direction in conditioned columns as one in the user's; what centring leaves of an intercept by
+    its own rounding is zero."""
+    size = replace(basis, centre=-np.abs(basis.centre)).to_raw(np.abs(direction))
+    raw = basis.to_raw(direction)
+    return np.where(np.abs(raw) <= unit_of(basis.layout) * np.abs(size), 0.0, raw)
+
+
 def sides_of(block: Block) -> NDArray[np.int8]:
     """(n,) 1 for rows of successes, -1 of failures, 0 of both."""
     up, down = outcomes_of(block)
@@ -343,13 +351,13 @@ class Separation:
         own = self.whole.design.layout.own_columns
         basis = plain(self.whole.basis)
         direction, sides = self._together()
-        raw = basis.to_raw(direction)
+        raw = in_users_units(basis, direction)
         terms = separated_terms(direction[:own], raw[:own], names)
         if sides is None:
             # No one direction could be proved to move all rows: those of later ones are told beside it.
             told = {term["term"] for term in terms}
             for proof, its in zip(self.proofs[1:], self.bases[1:], strict=True):
-                later = plain(its).to_raw(proof.direction)
+                later = in_users_units(plain(its), proof.direction)
                 for term in separated_terms(proof.direction[:own], later[:own], names):
                     if term["term"] not in told:
                         told.add(term["term"])
