@@ -21,8 +21,8 @@ from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.leaves import Task
 from streamlr.passes.points import Points, PointsTask
 from streamlr.passes.scores import Clustered, ClusterTask, Meat, MeatTask
-from streamlr.passes.sums import Sums
 from streamlr.passes.sides import Near, NearTask, Sides, SidesTask
+from streamlr.passes.sums import Sums
 from streamlr.passes.tasks import Probe, ProbeTask, Rivals, RivalsTask, SumsTask
 
 Floats = NDArray[np.float64]
@@ -195,9 +195,7 @@ class Objective:
         """Rows by the side of planes on which they lie: `directions` (m, k) in conditioned columns.
 
         `near` (k,) and `threshold`: what `near` was asked for, for the rows that products are of."""
-        task = SidesTask(
-            self.design, self.basis, self._row_cache, directions, unit, near, threshold, most
-        )
+        task = SidesTask(self.design, self.basis, self._row_cache, directions, unit, near, threshold, most)
         sides: Sides = self._row_runner(task, Sides.merge)
         return sides
 

@@ -204,17 +204,26 @@ class _Search:
         return sides
 
     def _best(self, directions: Floats, sides: Sides) -> Proof | None:
-        """Of the directions that no row speaks against the one that separates most, with the fewest terms."""
+        """Of the directions that no row speaks against the one that separates most, with the fewest terms.
+
+        Of directions that differ by rounding alone only the one with the fewest terms counts: what the others
+        separate beside it may be that rounding.
+        """
+        proofs = [
+            Proof(direction, int(separated), int(overlapping))
+            for direction, separated, overlapping, wrong in zip(
+                directions, sides.separated, sides.overlapping, sides.wrong, strict=True
+            )
+            if separated and not wrong
+        ]
+        proofs.sort(key=lambda proof: np.count_nonzero(proof.direction))
         best: Proof | None = None
-        for d, direction in enumerate(directions):
-            if sides.wrong[d] or not sides.separated[d]:
-                continue
-            found = Proof(direction, int(sides.separated[d]), int(sides.overlapping[d]))
-            if best is None or (found.separated, -np.count_nonzero(found.direction)) > (
-                best.separated,
-                -np.count_nonzero(best.direction),
-            ):
-                best = found
+        sparser: list[Floats] = []
+        for proof in proofs:
+            rounded = any(np.abs(proof.direction - other).max() <= NO_SHARE for other in sparser)
+            sparser.append(proof.direction)
+            if not rounded and (best is None or proof.separated > best.separated):
+                best = proof
         return best
 
     def _without_held(self, gram: Any) -> Any:

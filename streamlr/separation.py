@@ -1,14 +1,15 @@
 """Is there a finite maximum? The algebra of separation: arrays in, arrays out.
 
 Outcomes are separated by a direction d when every row with a success has x'd >= 0, every row with a failure
-x'd <= 0, rows with both among their trials x'd = 0, and not all x'd are zero (Albert and Anderson 1984, On the
-existence of maximum likelihood estimates in logistic regression models, Biometrika 71, 1-10). Such directions
-are a convex cone, and along each the likelihood rises for ever. Rows that some direction of the cone moves
-are separated, the others overlap; without overlapping rows the separation is complete, else quasi-complete.
+x'd <= 0, rows with both among their trials x'd = 0, and not all x'd are zero (Albert and Anderson 1984, On
+the existence of maximum likelihood estimates in logistic regression models, Biometrika 71, 1-10). Such
+directions are a convex cone, and along each the likelihood rises for ever. Rows that some direction of the
+cone moves are separated, the others overlap; without overlapping rows the separation is complete, else
+quasi-complete.
 
-Whether x'd is zero is decided by the rounding of the row's own sum: computed in any order, a sum of m products
-is off by gamma_m sum |x_j d_j| at most, gamma_m = m u / (1 - m u), u = 2**-53 (Higham 2002, Accuracy and
-Stability of Numerical Algorithms, section 3.1).
+Whether x'd is zero is decided by the rounding of the row's own sum: computed in any order, a sum of m
+products is off by gamma_m sum |x_j d_j| at most, gamma_m = m u / (1 - m u), u = 2**-53 (Higham 2002, Accuracy
+and Stability of Numerical Algorithms, section 3.1).
 
 A direction is found in two ways. Coefficients that diverge point along one up to what the overlapping rows
 still move, so it is projected onto the null space of those rows. Where that fails, a linear programme over
@@ -60,7 +61,7 @@ def is_complete(loss: float, least_weight: float, has_offset: bool) -> bool:
 
 
 def rounding_unit(terms: int) -> float:
-    """gamma_m for rows with that many terms: |x'd| up to this times sum |x_j d_j| cannot be told from zero."""
+    """gamma_m for rows of that many terms: |x'd| up to this times sum |x_j d_j| cannot be told from zero."""
     roundings = (2 * terms + ROUNDINGS_OF_A_TERM) * UNIT_ROUNDOFF
     return roundings / (1.0 - roundings)
 
@@ -69,10 +70,10 @@ def rounding_unit(terms: int) -> float:
 class NullSpace:
     """Directions (k,) that move none of some rows, from the sum of their x x'.
 
-    A pivoted Cholesky factor says which columns those rows tell apart, the pivots; the other columns are free,
-    and the pivots follow from them, so that a direction along free columns that no row has stays exactly that.
-    Columns of levels apart, the last of a bordered matrix, follow from all others where a row has the level,
-    and are free where none has.
+    A pivoted Cholesky factor says which columns those rows tell apart, the pivots; the other columns are
+    free, and the pivots follow from them, so that a direction along free columns that no row has stays
+    exactly that. Columns of levels apart, the last of a bordered matrix, follow from all others where a row
+    has the level, and are free where none has.
     """
 
     pivots: NDArray[np.int64]  # (r,) among the first p columns
@@ -171,8 +172,8 @@ def scaled_to_one(direction: Floats) -> Floats:
 
 
 def tidied(direction: Floats, least: float = NO_SHARE) -> Floats:
-    """(k,) scaled to a largest value of one, what is below `least` at zero: most often that is rounding, but a
-    centre of 1e-16 wants an intercept of as much."""
+    """(k,) scaled to a largest value of one, what is below `least` at zero: most often that is rounding, but
+    a centre of 1e-16 wants an intercept of as much."""
     scaled = scaled_to_one(direction)
     return np.where(np.abs(scaled) < least, 0.0, scaled)
 

@@ -1,4 +1,4 @@
-"""Planes through the design along which rows have been set aside, because a direction separates their outcomes.
+"""Planes through the design beside which rows have been set aside, because a direction separates outcomes.
 
 A cut keeps the direction in which coefficients go to infinity. Rows beyond the rounding of their own x'd have
 the limit 0 or 1 for a probability, on the side where they lie; the others say nothing about the direction and
@@ -76,7 +76,10 @@ def scratch_of(layout: Layout) -> Scratch:
     rows = layout.tile_rows
     exponent = np.zeros((4, rows))
     return Scratch(
-        np.zeros((layout.padded + layout.scaled, rows)), np.zeros((8, rows)), exponent, exponent.view(np.int64)
+        np.zeros((layout.padded + layout.scaled, rows)),
+        np.zeros((8, rows)),
+        exponent,
+        exponent.view(np.int64),
     )
 
 
@@ -86,9 +89,7 @@ def rows_of(block: Block, which: NDArray[np.bool_] | NDArray[np.int64]) -> Block
         [np.ascontiguousarray(column[which]) for column in block.numeric],
         np.ascontiguousarray(block.codes[:, which]),
         block.success[which],
-        *(
-            array[which] if array.size else array for array in (block.trials, block.weight, block.offset)
-        ),
+        *(array[which] if array.size else array for array in (block.trials, block.weight, block.offset)),
         block.clusters[:, which] if block.clusters.shape[1] else block.clusters,
     )
 
@@ -115,4 +116,3 @@ def together(blocks: Sequence[Block]) -> Block:
 def _joined(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     found = np.concatenate(columns)
     return found if all(column.dtype == found.dtype for column in columns) else found.astype(np.float64)
-

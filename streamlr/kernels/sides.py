@@ -10,7 +10,7 @@ from streamlr.kernels.tile import Conditioning, Rows, fill_tile
 
 @kernel
 def project_block(rows: Rows, conditioning: Conditioning, coef, scratch: Scratch, along, size):
-    """along[m, i] = x_i'coef[m] and size[m, i] = sum_j |x_ij coef[m, j]|, one row of `coef` (m, slots) a plane.
+    """along[m, i] = x_i'coef[m] and size[m, i] = sum_j |x_ij coef[m, j]|; `coef` (m, slots), a row a plane.
 
     `along` and `size` (m, n). Without offset. `conditioning` has no reduced columns, so that each x_ij is a
     value of the data, centred and scaled with two roundings.

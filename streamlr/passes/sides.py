@@ -176,9 +176,11 @@ class SidesTask(DesignTask):
         looked_along = [*self.directions] if self.near is None else [*self.directions, self.near]
         coef = np.array([layout.to_slots(row) for row in looked_along])
         sides = Sides(
-            *(np.zeros(m, dtype=np.int64) for _ in range(3)),
-            np.zeros((m, layout.slots)),
-            [Picked(self.most) for _ in range(m)],
+            separated=np.zeros(m, dtype=np.int64),
+            overlapping=np.zeros(m, dtype=np.int64),
+            wrong=np.zeros(m, dtype=np.int64),
+            products=np.zeros((m, layout.slots)),
+            picked=[Picked(self.most) for _ in range(m)],
         )
         for block in self.blocks(parts, Tally()):
             n = block.success.size
