@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -9,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from streamlr.aliasing import settle_basis
 from streamlr.conclusion import conclude
 from streamlr.design.absorbing import absorbing
+from streamlr.design.design import terms_with_limits
 from streamlr.design.freeze import SeparationPolicy
 from streamlr.design.layout import Layout
 from streamlr.design.learning import LearningTask
@@ -50,7 +52,7 @@ from streamlr.profiling import (
 )
 from streamlr.robust import CovarianceChoice
 from streamlr.separating import Separation, UnsettledError, beside, not_separated, prove
-from streamlr.separation import is_complete, separation_error
+from streamlr.separation import finding_of, is_complete, separation_error, set_aside_terms
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
 from streamlr.start import (
@@ -87,6 +89,13 @@ INTEGER_RANGES = {
 SMALLEST_LAYOUT = Layout((-1,), 0, ())
 # How often Newton goes on where it gave up although rows prove that there is a maximum.
 MOST_DOUBTS = 3
+# On separated data decrements shrink by exp(-1/2) = 0.61 a whole step, and by less where margins are of many
+# sizes. So many steps like that are worth two passes to see whether it is that, and so often.
+GUESS_RATES = (0.5, 0.9)
+GUESS_STEPS = 3
+MOST_GUESSES = 2
+# Steps without a certificate after which a proof is looked for by all means.
+PATIENCE = 16
 
 
 class PassesSpentError(Exception):
@@ -354,8 +363,8 @@ def _maximise(
         return session.cache
 
     climbed = _climb(session, objective, coef, evaluation, separation, new_cache, tol, max_passes)
-    objective, state, separated = climbed
-    return objective, state, spec, aliased, separated
+    objective, state, lost, separated = climbed
+    return objective, state, spec, sorted({*aliased, *lost}), separated
 
 
 def _climb(
@@ -367,28 +376,41 @@ def _climb(
     new_cache: Callable[[], BlockCache | None],
     tol: float,
     max_passes: int,
-) -> tuple[Objective, State, Mapping[str, Any] | None]:
-    """Newton to the maximum, beside rows that are separated; those are found whatever the policy.
+) -> tuple[Objective, State, list[int], Mapping[str, Any] | None]:
+    """Newton to the maximum, beside rows that are separated; those are found whatever the policy. Then also
+    columns that the other rows say nothing of, and the finding.
 
     Raises `SeparationError` where there are any and they are not to be set aside, or none is left.
     """
     found = Separation(objective)
-    doubts = 0
+    lost: list[int] = []
+    doubts, guesses, noted, before = 0, 0, 0, 0
     while True:
-        state, suspicion = _iterate(session, objective, coef, evaluation, tol, max_passes, doubts > 0)
+        watch = Watch(doubts > 0, guesses < MOST_GUESSES, noted, before)
+        state, suspicion = _iterate(session, objective, coef, evaluation, tol, max_passes, watch)
         if suspicion is None:
             found.settled = state.status == "converged"
             break
         try:
             proof = None
             if not doubts:
-                proof = prove(objective, suspicion.suspects, is_direction=suspicion.is_direction)
+                proof = prove(
+                    objective,
+                    suspicion.suspects,
+                    is_direction=suspicion.is_direction,
+                    thorough=not suspicion.is_guess,
+                )
         except UnsettledError:
             if found.proofs and separation != "drop":
                 break
             if state.status == "stalled":
                 break
             raise
+        noted, before = watch.noted, before + len(watch.steps)
+        if proof is None and suspicion.is_guess:
+            guesses += 1
+            coef, evaluation = state.coef, state.evaluation
+            continue
         if proof is None:
             # The maximum is finite and only far away: Newton goes on from where it gave up.
             doubts += 1
@@ -404,18 +426,30 @@ def _climb(
         if not proof.overlapping:
             found.settled = True
             break
-        objective, coef, evaluation, _ = beside(objective, proof, state.coef, new_cache())
+        objective, coef, evaluation, aliased = beside(objective, proof, state.coef, new_cache())
+        lost += aliased
         found.rest = objective
         if not objective.basis.active.any():
             found.settled = True
             break
-        doubts = 0
+        doubts, guesses, noted, before = 0, 0, 0, 0
     if not found.proofs:
-        return objective, state, None
+        return objective, state, [], None
     finding = found.finding()
     if separation != "drop" or not (found.overlapping and objective.basis.active.any()):
-        raise separation_error(finding, unsettled=not found.settled)
-    return objective, state, finding
+        raise separation_error(_with_levels(finding, found.whole), unsettled=not found.settled)
+    return objective, state, lost, finding
+
+
+def _with_levels(finding: dict[str, Any], whole: Objective) -> dict[str, Any]:
+    """The finding together with levels and cells that the profile had set aside already."""
+    limits = terms_with_limits(whole.design)
+    if not limits:
+        return finding
+    assert whole.first is not None
+    rows = finding["rows_separated"] + whole.first.tally.rows_set_aside
+    terms = [*set_aside_terms(limits, None), *finding["terms"]]
+    return {**finding, **finding_of(terms, rows, finding["rows_overlapping"])}
 
 
 def _whole_range(source: Source, column: str) -> tuple[int, int] | None:
@@ -435,6 +469,36 @@ class Suspicion:
 
     suspects: tuple[Floats, ...]
     is_direction: bool  # else they are coefficients with which every row is on its own side
+    is_guess: bool = False  # worth a look that costs little
+
+
+@dataclass
+class Watch:
+    """What an iteration looks out for: `is_finite`, it was proved that there is a maximum; `may_guess`,
+    separation may be looked for before coefficients have diverged for good."""
+
+    is_finite: bool = False
+    may_guess: bool = False
+    noted: int = 0  # evaluations that the trace tells of already
+    before: int = 0  # steps that were taken without it
+    steps: list[tuple[float, float]] = field(default_factory=list)  # decrement at each state, step to it
+
+    @property
+    def sees_a_pattern(self) -> bool:
+        """Whether the last whole steps went as they go on separated data."""
+        recent = self.steps[-GUESS_STEPS - 1 :]
+        if not self.may_guess or self.is_finite or len(recent) <= GUESS_STEPS:
+            return False
+        low, high = GUESS_RATES
+        return all(
+            low * before < after < high * before and length == 1.0
+            for (before, _), (after, length) in itertools.pairwise(recent)
+        )
+
+    @property
+    def is_at_a_loss(self) -> bool:
+        """Whether so many steps have proved no maximum that it is time to look for a proof of none."""
+        return not self.is_finite and self.before + len(self.steps) > PATIENCE
 
 
 def _iterate(
@@ -444,12 +508,9 @@ def _iterate(
     evaluation: Evaluation,
     tol: float,
     max_passes: int,
-    is_finite: bool = False,
+    watch: Watch,
 ) -> tuple[State, Suspicion | None]:
-    """Newton to a certified maximum, or until passes run out, or until separation is suspected.
-
-    `is_finite`: it was proved that there is a maximum.
-    """
+    """Newton to a certified maximum, or until passes run out, or until separation is suspected."""
 
     def limited(coef: Floats, with_hessian: bool = True) -> Evaluation:
         if max(session.passes, objective.evaluations) >= max_passes:
@@ -467,13 +528,13 @@ def _iterate(
             spare=_spare(objective),
             reuse=_reuse(objective),
         )
-        noted = 0
         for state in steps:
-            if objective.evaluations > noted:
-                noted = objective.evaluations
+            if objective.evaluations > watch.noted:
+                watch.noted = objective.evaluations
                 _note(session, objective, state)
             if state.status != "converged":
-                suspicion = _suspicion(objective, state, last, is_finite)
+                watch.steps.append((state.decrement, state.step))
+                suspicion = _suspicion(objective, state, last, watch)
             last = state
             if suspicion is not None:
                 return state, suspicion
@@ -538,18 +599,18 @@ def _finish_null(objective: Objective, limited: Callable[[Floats], Evaluation], 
         limited(coef)
 
 
-def _suspicion(objective: Objective, state: State, last: State | None, is_finite: bool) -> Suspicion | None:
+def _suspicion(objective: Objective, state: State, last: State | None, watch: Watch) -> Suspicion | None:
     """Where a state proves complete separation, diverges, or leads no further without a certificate."""
     assert objective.first is not None
     tally = objective.first.tally
     # A ridge may hold back the very effects that separate the rows.
     proves_nothing = objective.design.offset is not None or objective.design.absorb_l2 > 0.0
-    if not is_finite and is_complete(state.evaluation.loss, tally.least_weight, proves_nothing):
+    if not watch.is_finite and is_complete(state.evaluation.loss, tally.least_weight, proves_nothing):
         return Suspicion((state.coef,), is_direction=False)
-    if state.status == "diverging" or (
-        state.status == "stalled" and not is_finite and not math.isfinite(state.distance)
-    ):
+    lost = not watch.is_finite and not math.isfinite(state.distance)
+    diverges = state.status == "diverging" or (lost and (state.status == "stalled" or watch.is_at_a_loss))
+    if diverges or (lost and watch.sees_a_pattern):
         # A singular Hessian leaves no direction; the one before it still points the way.
         moving = state if np.any(state.direction) or last is None else last
-        return Suspicion((moving.direction, state.coef), is_direction=True)
+        return Suspicion((moving.direction, state.coef), is_direction=True, is_guess=not diverges)
     return None

@@ -26,11 +26,13 @@ from streamlr.objective import Objective
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.sides import Sides, outcomes_of
 from streamlr.separation import (
+    CERTAIN,
     NO_SHARE,
     SHARE,
     TOLERANCES,
     NullSpace,
     against,
+    finding_of,
     rounding_unit,
     scaled_to_one,
     separated_terms,
@@ -75,18 +77,21 @@ class UnsettledError(StreamlrError):
     """Coefficients diverge, and neither a direction nor its absence could be proved."""
 
 
-def prove(objective: Objective, suspects: Sequence[Floats], *, is_direction: bool) -> Proof | None:
+def prove(
+    objective: Objective, suspects: Sequence[Floats], *, is_direction: bool, thorough: bool = True
+) -> Proof | None:
     """A direction that separates rows, from the likeliest ones (active,), the steepest first.
 
     `is_direction`: they still move overlapping rows a little; else they are taken as they are. None where
-    rows prove that there is none. Raises `UnsettledError`.
+    rows prove that there is none, or where it is not `thorough` and the likeliest are not. Raises
+    `UnsettledError` where it is.
     """
     search = _Search(objective)
     if is_direction:
-        found = search.projected(suspects)
+        found = search.projected(suspects, CORRECTIONS if thorough else 1)
     else:
         found = search.verified([search.conditioned(suspect) for suspect in suspects])
-    return found if found is not None else search.programmed()
+    return found if found is not None or not thorough else search.programmed()
 
 
 class _Search:
@@ -109,7 +114,7 @@ class _Search:
         held[self.own :] = 0.0
         return self.basis.to_conditioned(self.objective.expand(held))
 
-    def projected(self, suspects: Sequence[Floats]) -> Proof | None:
+    def projected(self, suspects: Sequence[Floats], corrections: int) -> Proof | None:
         """Projections of the suspects onto what moves no row that looks overlapping, if one is a proof."""
         steepest = self.conditioned(suspects[0])
         gram = self.objective.near(steepest, NEAR)
@@ -130,7 +135,7 @@ class _Search:
         if not candidates:
             self.verified([steepest])
             return None
-        for _ in range(CORRECTIONS):
+        for _ in range(corrections):
             found = [scaled_to_one(self.conditioned(self._whole(d))) for _, d in candidates]
             directions = np.array([*found, *(tidied(d) for d in found)])
             sides = self._ask(directions, steepest)
@@ -316,7 +321,7 @@ def beside(
     `coef` (active,): where the whole loss was left, which is near the maximum of the rest.
     """
     basis = objective.basis
-    cut = Cut(basis.centre, basis.scale, proof.direction, unit_of(basis.layout))
+    cut = Cut(basis.centre, basis.scale, proof.direction, CERTAIN * unit_of(basis.layout))
     design = replace(objective.design, cuts=(*objective.design.cuts, cut))
     start = basis.to_conditioned(objective.expand(coef))[basis.active]
     basis = plain(basis)
@@ -374,12 +379,7 @@ class Separation:
         fixed = self._fixed_signs(direction, sides, [term["term"] for term in terms])
         for term in terms:
             term["sign_fixed"] = fixed.get(term["term"])
-        finding: dict[str, Any] = {
-            "kind": "quasi-complete" if self.overlapping else "complete",
-            "terms": terms,
-            "rows_separated": self.rows,
-            "rows_overlapping": self.overlapping,
-        }
+        finding = finding_of(terms, self.rows, self.overlapping)
         if self.whole.design.intercept:
             largest = np.abs(direction[:own]).max(initial=0.0)
             place = names.index("Intercept")

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack, solve_triangular
 
-from streamlr.errors import SeparationError
+from streamlr.errors import SeparationError, remedies
 from streamlr.linear_algebra import Blocked, Bordered, Hessian
 
 Floats = NDArray[np.float64]
@@ -40,6 +40,9 @@ UNIT_ROUNDOFF = 2.0**-53
 # Roundings of a term of x'd beside its product and sum: two of (x - centre) scale, and as many of the
 # direction itself as of the sum, because it was computed to satisfy the very rows that it is verified on.
 ROUNDINGS_OF_A_TERM = 4
+# Rows are taken to be separated beyond so many units of rounding, as a direction that was computed from rows
+# of its plane may be off by a few; between one unit and these a row on the right side counts as overlapping.
+CERTAIN = 64.0
 # Terms whose share of a direction, in standard deviations, is below these are left out of it where the proof
 # holds without them: below the second they are most often rounding.
 SHARE = 1e-3
@@ -53,6 +56,8 @@ NO_ROW = 1e-12
 HALF = 0.5
 # Solutions of linear programmes are off by this.
 LP_TOLERANCE = 1e-7
+# Terms that a message names.
+MOST_TOLD = 12
 
 
 def is_complete(loss: float, least_weight: float, has_offset: bool) -> bool:
@@ -91,7 +96,7 @@ class NullSpace:
             gram = gram.matrix
         border, tail = np.zeros((len(gram), 0)), np.zeros(0)
         if isinstance(gram, Bordered):
-            gram, border, tail = gram.dense, gram.border, gram.tail
+            border, tail, gram = gram.border, gram.tail, gram.dense
         diagonal = np.diagonal(gram)
         scale = np.sqrt(np.maximum(diagonal, NO_ROW))
         known = tail > NO_ROW
@@ -276,24 +281,51 @@ def separated_terms(
     ]
 
 
+def set_aside_terms(limits: Mapping[str, int], sign_fixed: bool | None) -> list[dict[str, Any]]:
+    """Levels and cells that had one outcome only, 1 or 0, as terms of a finding.
+
+    Each is a direction of its own, along its own column, among the rows that those before it have left.
+    """
+    return [
+        {
+            "term": name,
+            "direction": 1 if outcome else -1,
+            "value": 1.0 if outcome else -1.0,
+            "sign_fixed": sign_fixed,
+        }
+        for name, outcome in limits.items()
+    ]
+
+
+def finding_of(
+    terms: Sequence[Mapping[str, Any]], separated: int, overlapping: int, *, set_aside: int = 0
+) -> dict[str, Any]:
+    """What a fit has to tell about separation, as INTERFACE shapes it, and what to do about it.
+
+    `set_aside`: those of the separated rows without which a model was fitted.
+    """
+    return {
+        "kind": "quasi-complete" if overlapping else "complete",
+        "terms": [dict(term) for term in terms],
+        "rows_separated": separated,
+        "rows_overlapping": overlapping,
+        "rows_set_aside": set_aside,
+        "advice": remedies("drop" if overlapping and not set_aside else None),
+    }
+
+
 def separation_error(finding: Mapping[str, Any], unsettled: bool = False) -> SeparationError:
     """The finding as the error that `fit` raises; `unsettled`: more rows may be separated."""
     kind, terms = finding["kind"], finding["terms"]
-    arrows = ", ".join(f"{t['term']} → {'+' if t['direction'] > 0 else '−'}∞" for t in terms[:12])
-    more = ", …" if len(terms) > 12 else ""
+    arrows = ", ".join(f"{t['term']} → {'+' if t['direction'] > 0 else '−'}∞" for t in terms[:MOST_TOLD])
+    more = ", …" if len(terms) > MOST_TOLD else ""
     separated, overlapping = finding["rows_separated"], finding["rows_overlapping"]
-    if kind == "complete":
-        rows = "every row is predicted perfectly"
-        what = "Leave out or merge the terms that give the outcome away"
-    else:
+    rows = "every row is predicted perfectly"
+    if kind != "complete":
         least = "at least " if unsettled else ""
         rows = f"{least}{separated:,} rows are predicted perfectly, {overlapping:,} overlap"
-        what = (
-            "Set the rows predicted perfectly aside with --separation drop, leave out or merge the terms that "
-            "give the outcome away"
-        )
     return SeparationError(
         f"{kind} separation: no finite maximum-likelihood estimate exists ({rows}). "
-        f"Diverging: {arrows}{more}. {what}, or use Firth's penalised likelihood with --firth.",
+        f"Diverging: {arrows}{more}. {' '.join(finding['advice'])}",
         finding,
     )

@@ -19,6 +19,7 @@ from streamlr.kernels.tile import Block
 from streamlr.linear_algebra import Hessian
 from streamlr.passes.sums import Sums, scratch_for
 from streamlr.passes.tasks import DesignTask
+from streamlr.separation import CERTAIN
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -153,7 +154,8 @@ class Sides:
 
 @dataclass(frozen=True)
 class SidesTask(DesignTask):
-    """Sorts rows by `directions` (m, k): zero is what |x'd| <= unit sum |x d| cannot tell from it."""
+    """Sorts rows by `directions` (m, k): x'd is zero up to unit sum |x d|, and rows are separated beyond
+    `CERTAIN` times as much."""
 
     directions: Floats
     unit: float
@@ -191,8 +193,9 @@ class SidesTask(DesignTask):
                 beyond = (np.abs(along[d]) > self.unit * size[d]) & (up | down)
                 wrong = beyond & (((along[d] > 0) & down) | ((along[d] < 0) & up))
                 sides.wrong[d] += np.count_nonzero(wrong)
-                sides.separated[d] += np.count_nonzero(beyond & ~wrong)
-                sides.overlapping[d] += np.count_nonzero((up | down) & ~beyond)
+                certain = beyond & ~wrong & (np.abs(along[d]) > CERTAIN * self.unit * size[d])
+                sides.separated[d] += np.count_nonzero(certain)
+                sides.overlapping[d] += np.count_nonzero((up | down) & ~wrong & ~certain)
                 if self.most:
                     share = np.abs(along[d]) / np.where(size[d] > 0, size[d], 1.0)
                     sides.picked[d].add(block, np.where(wrong, share, -share), beyond)

@@ -59,7 +59,8 @@ class Summary:
             more = ", …" if len(ordered) > 6 else ""
             rows += f", {glance['rows_dropped']:,} dropped for missing values ({by}{more})"
         if about["rows_set_aside"]:
-            rows += f", {about['rows_set_aside']:,} set aside with levels that go with one outcome only"
+            why = "that are separated" if about["separated"] else "with levels that go with one outcome only"
+            rows += f", {about['rows_set_aside']:,} set aside {why}"
         lines.append(rows)
         if about["weights"] is not None:
             lines.append(
@@ -71,14 +72,7 @@ class Summary:
 
     def _table(self) -> str:
         heads, rows = self._cells()
-        table = [heads, *rows]
-        widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
-        lines = []
-        for row in table:
-            cells = [row[0].ljust(widths[0])]
-            cells.extend(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        return "\n".join(aligned([heads, *rows]))
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         percent = f"{100 * self._about['conf_level']:g}%"
@@ -93,6 +87,8 @@ class Summary:
         if row["estimate"] is None:
             outcome = self._about["set_aside"].get(row["term"])
             why = "aliased" if outcome is None else f"set aside, always {outcome}"
+            if row["term"] in self._about["separated"]:
+                why = f"separated, to {infinity(self._about['separated'][row['term']])}"
             return [printable(row["term"]), why, "", "", "", "", "", ""]
         return [
             printable(row["term"]),
@@ -150,9 +146,57 @@ class Summary:
             lines.append(f"aliased (combinations of earlier terms): {listing(self._result['aliased'])}")
         if len(about["set_aside"]) > MOST_WITHOUT:
             lines.append(f"set aside, always one outcome: {listing(list(about['set_aside']))}")
+        if about["separated"]:
+            arrows = [f"{name} → {infinity(sign)}" for name, sign in about["separated"].items()]
+            lines.append(
+                f"separated: {listing(arrows)}; rows set aside are predicted 0 or 1, and the estimates are "
+                "those of the others"
+            )
         for name, levels in about["unused_levels"].items():
             lines.append(f"levels of {name} without a used row: {listing(levels)}")
         return lines
+
+
+def infinity(sign: int) -> str:
+    """Where a coefficient goes that has no finite estimate."""
+    return "+∞" if sign > 0 else "−∞"
+
+
+def finding_text(finding: Mapping[str, Any]) -> str:
+    """Separation in words: what diverges which way, how many rows say so, and what to do."""
+    signs = {True: "fixed", False: "either", None: ""}
+    rows = [["", "goes to", "direction", "sign"]]
+    rows += [
+        [
+            printable(term["term"]),
+            infinity(term["direction"]),
+            number(term["value"]),
+            signs[term["sign_fixed"]],
+        ]
+        for term in finding["terms"]
+    ]
+    separated, overlapping = finding["rows_separated"], finding["rows_overlapping"]
+    return "\n".join(
+        [
+            f"{finding['kind'].capitalize()} separation: no finite maximum-likelihood estimate exists",
+            f"{separated:,} rows are predicted perfectly, {overlapping:,} overlap",
+            "",
+            *aligned(rows),
+            "",
+            *finding["advice"],
+        ]
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns, the first to the left and the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def printable(name: str) -> str:
