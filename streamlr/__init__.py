@@ -11,7 +11,7 @@ The house, from the top:
     model.py        the fitted model; model_file.py writes and reads it; report/ prints it
     prediction.py   scores new rows
     aliasing.py     columns that are combinations of others
-    separating.py   whether there is a finite maximum: the passes of its proof, and the fit beside separated rows
+    separating.py   is there a finite maximum? the passes of a proof, and the fit beside separated rows
     objective.py    loss, gradient and Hessian of a design: one pass an evaluation
     passes/         leaves of work, threads or dask over them, the merging tree; what a pass does: tasks,
                     sums; kept blocks, cells of rows that repeat, the spool, memory
