@@ -56,6 +56,8 @@ NO_ROW = 1e-12
 HALF = 0.5
 # Solutions of linear programmes are off by this.
 LP_TOLERANCE = 1e-7
+# Rounds in which what a direction moves of overlapping rows is taken out of it.
+REFINEMENTS = 4
 # Terms that a message names.
 MOST_TOLD = 12
 
@@ -219,16 +221,19 @@ def widest_direction(X: Floats, sides: NDArray[np.int8]) -> tuple[Floats, NDArra
 def off_rows(direction: Floats, rows: Floats) -> Floats:
     """The direction (k,) with what it moves of some rows (r, k) taken out, as nearly as doubles have it.
 
-    Residuals are formed in extended precision where the machine has it, so that what is left of them is the
-    rounding of the direction itself.
+    Each row goes by its own rounding, so that one of small terms is not left to that of large ones. Residuals
+    are formed in extended precision where the machine has it, and rounded once.
     """
-    out = np.array(direction)
-    for _ in range(3):
-        if not len(rows):
-            break
-        residual = rows.astype(np.longdouble) @ out.astype(np.longdouble)
-        out -= np.linalg.lstsq(rows, residual.astype(np.float64), rcond=1e-12)[0]
-    return out
+    out = direction.astype(np.longdouble)
+    if not len(rows):
+        return np.array(direction)
+    exact = rows.astype(np.longdouble)
+    for _ in range(REFINEMENTS):
+        sizes = np.abs(rows) @ np.abs(out).astype(np.float64)
+        weights = 1.0 / np.where(sizes > 0.0, sizes, sizes.min(initial=1.0, where=sizes > 0.0))
+        residual = (exact @ out) * weights
+        out -= np.linalg.lstsq(rows * weights[:, None], residual.astype(np.float64), rcond=1e-12)[0]
+    return out.astype(np.float64)
 
 
 def unmoved(X: Floats) -> Floats:
