@@ -275,7 +275,7 @@ def in_users_units(basis: Basis, direction: Floats) -> Floats:
     its own rounding is zero."""
     size = replace(basis, centre=-np.abs(basis.centre)).to_raw(np.abs(direction))
     raw = basis.to_raw(direction)
-    return np.where(np.abs(raw) <= unit_of(basis.layout) * np.abs(size), 0.0, raw)
+    return np.where(np.abs(raw) <= CERTAIN * unit_of(basis.layout) * np.abs(size), 0.0, raw)
 
 
 def sides_of(block: Block) -> NDArray[np.int8]:

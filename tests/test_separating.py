@@ -204,16 +204,29 @@ def test_a_combination_of_three_numbers() -> None:
     check_direction(finding, data, sides_of(y))
 
 
-def test_far_from_zero_rows_of_the_plane_stay_in_it() -> None:
-    """Centring takes 2**20 off: what the rounding of that leaves of x'd must not pass for separation."""
-    X = whole_numbers(3, 400)
-    along = X[:, 0] + X[:, 1] - X[:, 2]
-    y = np.where(along == 0, coins(4, 400), along > 0).astype(int)
-    far = X / 8.0 + 2.0**20
-    data = {"y": y, "a": far[:, 0], "b": far[:, 1], "c": far[:, 2]}
-    finding = separation_of(data, "y ~ a + b + c")
+@pytest.mark.parametrize("seed", [0, 39, 41])
+def test_far_from_zero_rows_of_the_plane_stay_in_it(seed: int) -> None:
+    """Centring takes 2**20 off: what a direction's rounding leaves of x'd must not pass for separation."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-8, 9, size=(60, 4)) / 8.0
+    plane = np.r_[1.0, rng.integers(-2, 3, 4)[1:]]
+    in_plane = rng.random(60) < 0.4
+    X[in_plane, 0] = -(X[in_plane, 1:] @ plane[1:])
+    along = X @ plane
+    y = np.where(along == 0, rng.integers(0, 2, 60), along > 0).astype(int)
+    data = {"y": y, **{name: X[:, j] + 2.0**20 for j, name in enumerate("abcd")}}
+    finding = separation_of(data, "y ~ a + b + c + d")
     assert finding["rows_overlapping"] == int(np.sum(along == 0))
     check_direction(finding, data, sides_of(y))
+
+
+def test_a_gap_of_a_billionth_is_one() -> None:
+    """Outcomes change between 5 and 5 + 1e-9, where a coefficient would have to go beyond 1e9 to show it."""
+    x = np.r_[np.arange(1, 101) / 20, 5 + 1e-9 + np.arange(100) / 20]
+    data = {"y": np.repeat([0, 1], 100), "x": x}
+    finding = separation_of(data, "y ~ x")
+    assert (finding["kind"], finding["rows_separated"]) == ("complete", 200)
+    check_direction(finding, data, sides_of(data["y"]), exactly=False)
 
 
 def test_a_second_direction_inside_of_the_plane_of_the_first() -> None:
@@ -300,6 +313,17 @@ def test_counts_with_both_outcomes_lie_in_the_plane() -> None:
     dropped = streamlr.fit(data, "k ~ a + b", trials="n", separation="drop", tol=1e-12)
     alone = streamlr.fit({"k": [2, 1, 3], "n": [5, 4, 4], "b": b[2:5]}, "k ~ b", trials="n", tol=1e-12)
     np.testing.assert_allclose(dropped.params, alone.params, rtol=1e-9)
+
+
+def test_counts_of_both_outcomes_hold_a_direction_back() -> None:
+    """The count at a = 3 has successes for the most part, and a failure; a alone separates all other rows."""
+    a = np.array([-2.0, -1.0, 1.0, 2.0, 3.0, 0.0, 0.0, 0.0])
+    mark = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
+    data = {"k": [0, 0, 3, 2, 4, 1, 2, 5], "n": [3, 2, 3, 2, 5, 2, 2, 5], "a": a, "mark": mark}
+    finding = separation_of(data, "k ~ a + mark", trials="n")
+    assert signs(finding) == {"mark": 1}
+    assert (finding["rows_separated"], finding["rows_overlapping"]) == (2, 6)
+    check_direction(finding, data, sides_of(data["k"], data["n"]))
 
 
 def test_a_column_that_repeats_others_hides_nothing() -> None:
