@@ -112,6 +112,24 @@ def oracle(X: np.ndarray, sides: Sequence[int | None]) -> np.ndarray:
     return separated
 
 
+def is_fixed(X: np.ndarray, sides: Sequence[int | None], column: int, way: int) -> bool:
+    """Whether no direction of the cone moves a column against `way`, by a programme over all rows."""
+    known = np.array([side is not None for side in sides])
+    s = np.array([side or 0 for side in sides])
+    pure, both = X[known & (s != 0)] * s[known & (s != 0), None], X[known & (s == 0)]
+    found = linprog(
+        way * np.eye(X.shape[1])[column],
+        A_ub=-pure,
+        b_ub=np.zeros(len(pure)),
+        A_eq=both if len(both) else None,
+        b_eq=np.zeros(len(both)) if len(both) else None,
+        bounds=[(-1, 1)] * X.shape[1],
+        method="highs",
+    )
+    assert found.status == 0
+    return bool(found.fun > -1e-7)
+
+
 # ---------------------------------------------------------------- textbook and constructed cases
 
 
@@ -446,8 +464,9 @@ def random_case(seed: int) -> tuple[Data, str, dict[str, Any], np.ndarray, list[
 
 @pytest.mark.parametrize("start", range(0, 120, 20))
 def test_random_designs_agree_with_a_linear_programme(start: int) -> None:
-    """Verdict, extent and direction, and the fit of the rest."""
+    """Verdict, extent and direction, which signs it fixes, and the fit of the rest."""
     seen = set()
+    fixed = set()
     for seed in range(start, start + 20):
         data, formula, options, X, sides = random_case(seed)
         if not {1, -1} <= {s for s in sides if s} and not any(s == 0 for s in sides):
@@ -463,6 +482,12 @@ def test_random_designs_agree_with_a_linear_programme(start: int) -> None:
         assert finding["rows_separated"] == int(separated.sum()), seed
         assert finding["rows_overlapping"] == int((counting & ~separated).sum()), seed
         check_direction(finding, data, sides, exactly=False)
+        if np.linalg.matrix_rank(X[counting]) == X.shape[1]:
+            for term in finding["terms"]:
+                if term["sign_fixed"] is not None:
+                    expected = is_fixed(X, sides, 1 + int(term["term"][1:]), term["direction"])
+                    assert term["sign_fixed"] is expected, (seed, term["term"])
+                    fixed.add(expected)
         if finding["kind"] == "complete":
             continue
         model = streamlr.fit(data, formula, separation="drop", **options)
@@ -472,6 +497,7 @@ def test_random_designs_agree_with_a_linear_programme(start: int) -> None:
         wanted = np.array([side == 1 for side in sides])[separated]
         np.testing.assert_array_equal(probability[separated], wanted, err_msg=str(seed))
     assert seen == {"none", "complete", "quasi-complete"}
+    assert fixed == {True, False}
 
 
 # ---------------------------------------------------------------- policies, reads, model files, the command
