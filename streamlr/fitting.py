@@ -88,7 +88,7 @@ INTEGER_RANGES = {
 }
 SMALLEST_LAYOUT = Layout((-1,), 0, ())
 # How often Newton goes on where it gave up although rows prove that there is a maximum.
-MOST_DOUBTS = 3
+MOST_DOUBTS = 4
 # On separated data decrements shrink by exp(-1/2) = 0.61 a whole step, and by less where margins are of many
 # sizes. So many steps like that are worth two passes to see whether it is that, and so often.
 GUESS_RATES = (0.5, 0.9)
@@ -384,15 +384,15 @@ def _climb(
     """
     found = Separation(objective)
     lost: list[int] = []
-    doubts, guesses, noted, before = 0, 0, 0, 0
+    doubts, guesses, noted, before, asked = 0, 0, 0, 0, False
     while True:
-        watch = Watch(doubts > 0, guesses < MOST_GUESSES, noted, before)
+        watch = Watch(doubts > 0, guesses < MOST_GUESSES, not asked, noted, before)
         state, suspicion = _iterate(session, objective, coef, evaluation, tol, max_passes, watch)
         if suspicion is None:
             found.settled = state.status == "converged"
             break
+        proof, searched = None, False
         try:
-            proof = None
             if not doubts:
                 proof = prove(
                     objective,
@@ -405,9 +405,12 @@ def _climb(
                 break
             if state.status == "stalled":
                 break
-            raise
+            if state.status != "running" or asked:
+                raise
+            # It was only time to ask: Newton may get there, or diverge in earnest.
+            searched = asked = True
         noted, before = watch.noted, before + len(watch.steps)
-        if proof is None and suspicion.is_guess:
+        if proof is None and (suspicion.is_guess or searched):
             guesses += 1
             coef, evaluation = state.coef, state.evaluation
             continue
@@ -432,7 +435,7 @@ def _climb(
         if not objective.basis.active.any():
             found.settled = True
             break
-        doubts, guesses, noted, before = 0, 0, 0, 0
+        doubts, guesses, noted, before, asked = 0, 0, 0, 0, False
     if not found.proofs:
         return objective, state, [], None
     finding = found.finding()
@@ -474,11 +477,12 @@ class Suspicion:
 
 @dataclass
 class Watch:
-    """What an iteration looks out for: `is_finite`, it was proved that there is a maximum; `may_guess`,
-    separation may be looked for before coefficients have diverged for good."""
+    """What an iteration looks out for: `is_finite`, it was proved that there is a maximum; `may_guess` and
+    `may_ask`, separation may be looked for before coefficients have diverged for good."""
 
     is_finite: bool = False
     may_guess: bool = False
+    may_ask: bool = False
     noted: int = 0  # evaluations that the trace tells of already
     before: int = 0  # steps that were taken without it
     steps: list[tuple[float, float]] = field(default_factory=list)  # decrement at each state, step to it
@@ -498,7 +502,7 @@ class Watch:
     @property
     def is_at_a_loss(self) -> bool:
         """Whether so many steps have proved no maximum that it is time to look for a proof of none."""
-        return not self.is_finite and self.before + len(self.steps) > PATIENCE
+        return self.may_ask and not self.is_finite and self.before + len(self.steps) > PATIENCE
 
 
 def _iterate(

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from scipy.optimize import linprog
 
 import streamlr
-from streamlr import fitting
+from streamlr import fitting, separating
 from streamlr.cli import main
 from streamlr.passes.cache import BlockCache
 from streamlr.sources.memory import TablePart
@@ -397,6 +397,21 @@ def test_nearly_separated_is_fitted(slope: float) -> None:
     assert np.abs(model.params).max() > 0.6 * slope
     p = model.predict({"x": x, "z": z})
     assert np.abs([np.sum(y - p), np.sum((y - p) * x), np.sum((y - p) * z)]).max() < 1e-7
+
+
+@pytest.mark.parametrize("settles", [True, False])
+def test_asking_early_does_no_harm(settles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are asked after the second step, and say that there is a maximum, or nothing in time."""
+    monkeypatch.setattr(fitting, "PATIENCE", 1)
+    if not settles:
+        monkeypatch.setattr(separating, "PROGRAMMES", 0)
+    rng = np.random.default_rng(18)
+    x = rng.normal(size=500)
+    y = (rng.random(500) < 1 / (1 + np.exp(-6 * x))).astype(int)
+    model = streamlr.fit({"y": y, "x": x}, "y ~ x")
+    assert model.converged
+    p = model.predict({"x": x})
+    assert np.abs([np.sum(y - p), np.sum((y - p) * x)]).max() < 1e-8
 
 
 def test_one_row_is_all_that_keeps_an_indicator_finite() -> None:
