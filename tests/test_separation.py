@@ -172,9 +172,9 @@ def test_directions_against_a_column() -> None:
 # ---------------------------------------------------------------- a search with wrong suspects
 
 
-def objective_of(data: dict[str, np.ndarray], formula: str) -> Objective:
+def objective_of(data: dict[str, np.ndarray], formula: str, **options: Any) -> Objective:
     """The loss of data that can be fitted with `y` and are asked about with `outcome` in its place."""
-    model = streamlr.fit(data, formula)
+    model = streamlr.fit(data, formula, **options)
     table = pa.table({**data, "y": data["outcome"]})
     source = TableSource(table)
 
@@ -208,6 +208,19 @@ def test_a_linear_programme_finds_what_the_suspect_does_not_point_at(
     assert (proof.separated, proof.overlapping) == (int(np.sum(along != 0)), int(np.sum(along == 0)))
     raw = objective.basis.to_raw(proof.direction)
     np.testing.assert_allclose(raw / raw[1], [0.0, 1.0, 2.0, -1.0], atol=1e-12)
+
+
+def test_counts_of_both_outcomes_speak_against_a_direction() -> None:
+    """Three of four trials at a = 1 succeed; without the fourth a would separate them from those at -1."""
+    roles = {"n": np.array([2, 4, 2]), "a": np.array([-1.0, 1.0, 0.0])}
+    counts = {"y": np.array([1, 2, 1]), **roles}
+    suspect = [np.array([0.0, 1.0])]
+    overlapping = objective_of({**counts, "outcome": np.array([0, 3, 1])}, "y ~ a", trials="n")
+    assert prove(overlapping, suspect, is_direction=False) is None
+    separated = objective_of({**counts, "outcome": np.array([0, 4, 1])}, "y ~ a", trials="n")
+    proof = prove(separated, suspect, is_direction=False)
+    assert proof is not None
+    assert (proof.separated, proof.overlapping) == (2, 1)
 
 
 def test_a_programme_proves_that_rows_overlap() -> None:
