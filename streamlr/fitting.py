@@ -94,8 +94,10 @@ MOST_DOUBTS = 4
 GUESS_RATES = (0.5, 0.9)
 GUESS_STEPS = 3
 MOST_GUESSES = 2
-# Steps without a certificate after which a proof is looked for by all means.
+# Steps without a certificate after which a proof is looked for by all means, and how many columns a linear
+# programme may have for that to be cheap beside the passes.
 PATIENCE = 16
+WIDEST_ASKED = 200
 
 
 class PassesSpentError(Exception):
@@ -386,7 +388,14 @@ def _climb(
     lost: list[int] = []
     doubts, guesses, noted, before, asked = 0, 0, 0, 0, False
     while True:
-        watch = Watch(doubts > 0, guesses < MOST_GUESSES, not asked, noted, before)
+        watch = Watch(
+            is_finite=doubts > 0,
+            # With Hessians of earlier points decrements shrink as they like.
+            may_guess=guesses < MOST_GUESSES and not _reuse(objective),
+            may_ask=not asked and objective.own_active <= WIDEST_ASKED,
+            noted=noted,
+            before=before,
+        )
         state, suspicion = _iterate(session, objective, coef, evaluation, tol, max_passes, watch)
         if suspicion is None:
             found.settled = state.status == "converged"
