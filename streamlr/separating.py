@@ -209,11 +209,7 @@ class _Search:
         return sides
 
     def _best(self, directions: Floats, sides: Sides) -> Proof | None:
-        """Of the directions that no row speaks against the one that separates most, with the fewest terms.
-
-        Of directions that differ by rounding alone only the one with the fewest terms counts: what the others
-        separate beside it may be that rounding.
-        """
+        """Of the directions that no row speaks against the one that separates most, with the fewest terms."""
         proofs = [
             Proof(direction, int(separated), int(overlapping))
             for direction, separated, overlapping, wrong in zip(
@@ -221,15 +217,7 @@ class _Search:
             )
             if separated and not wrong
         ]
-        proofs.sort(key=lambda proof: np.count_nonzero(proof.direction))
-        best: Proof | None = None
-        sparser: list[Floats] = []
-        for proof in proofs:
-            rounded = any(np.abs(proof.direction - other).max() <= NO_SHARE for other in sparser)
-            sparser.append(proof.direction)
-            if not rounded and (best is None or proof.separated > best.separated):
-                best = proof
-        return best
+        return min(proofs, key=lambda p: (-p.separated, np.count_nonzero(p.direction)), default=None)
 
     def _without_held(self, gram: Any) -> Any:
         return gram.dense if self.own < len(self.active) else gram

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import streamlr
 from streamlr import separating
 from streamlr.linear_algebra import Bordered
+from streamlr.newton import Box, Evaluation, newton
 from streamlr.objective import Objective
 from streamlr.separating import UnsettledError, prove
 from streamlr.separation import NullSpace, against, off_rows, rounding_unit, widest_direction
@@ -167,6 +169,17 @@ def test_directions_against_a_column() -> None:
     assert other_way[1] < 0
     assert np.all(sides * (moves @ other_way) >= -1e-9)
     assert not np.any(against(moves, sides, np.array([1.0, 0.0])))
+
+
+def test_a_hessian_without_a_factor_is_a_divergence() -> None:
+    """It gives no step, so that nothing would ever change."""
+
+    def loss(coef: np.ndarray, _: bool = True) -> Evaluation:
+        hessian = np.zeros((1, 1)) if coef.any() else np.eye(1)
+        return Evaluation(9.0 - coef[0], np.array([-1.0]), hessian, Box(np.ones(1), np.zeros(1, int)), 0.0)
+
+    states = list(islice(newton(loss, np.zeros(1), tolerance=1e-8), 9))
+    assert [state.status for state in states] == ["running", "diverging"]
 
 
 # ---------------------------------------------------------------- a search with wrong suspects
