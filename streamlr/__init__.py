@@ -15,6 +15,7 @@ The house, from the top:
     hypotheses.py, relevel.py, collinearity.py, comparison.py   what models tell without their rows
     robust.py, profile_intervals.py, firth_fit.py   other errors, intervals and estimates of a fit
     aliasing.py     columns that are combinations of others
+    separating.py   is there a finite maximum? the passes of a proof, and the fit beside separated rows
     objective.py    loss, gradient and Hessian of a design: one pass an evaluation
     passes/         leaves of work, threads or dask over them, the merging tree; what a pass does: tasks,
                     sums; kept blocks, cells of rows that repeat, the spool, memory

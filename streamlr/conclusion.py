@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -29,6 +29,7 @@ from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums
 from streamlr.profile_intervals import profile_bounds
 from streamlr.robust import CovarianceChoice, robust_covariance
+from streamlr.separation import finding_of, set_aside_terms
 from streamlr.sources.base import Source
 
 Floats = NDArray[np.float64]
@@ -50,10 +51,12 @@ def conclude(
     profile: Sequence[str] | None,
     flic: bool,
     limit: int,
+    separated: Mapping[str, Any] | None = None,
     conf_level: float,
     tol: float,
 ) -> Model:
-    """The model at the state where Newton ended; `aliased` are model columns.
+    """The model at the state where Newton ended; `aliased` are model columns, `separated` is what was found
+    of directions that separate rows.
 
     `choice`: the covariance to report. `profile`: terms whose intervals are profiled, all of them where it is
     empty, None: none. `flic`: whether to correct the intercept of a penalised fit. `limit`: bytes for sums by
@@ -125,7 +128,7 @@ def conclude(
         dropped={name: int(count) for name, count in first.tally.missing.items() if count},
         excluded={**spec.excluded, **constants},
         aliased=aliased_names + single_level + unseen,
-        separation=_set_aside_finding(design, first),
+        separation=_set_aside_finding(design, first, separated, aliased),
         trace=session.trace,
         provenance=_provenance(session.source, spec, tol),
         firth=None if penalised is None else penalised.firth,
@@ -247,6 +250,8 @@ def _constants(objective: Objective) -> dict[str, str]:
     """Unnamed numeric columns that turned out to have one value in all rows used."""
     assert objective.first is not None
     design = objective.design
+    if design.cuts:  # constant beside the rows of a cut, which has a place for every column
+        return {}
     if not (design.intercept or (design.absorbed is not None and not design.absorb_l2)):
         return {}
     low, high, basis = objective.first.low, objective.first.high, objective.basis
@@ -311,16 +316,29 @@ def _distance(state: State) -> float | None:
     return None
 
 
-def _set_aside_finding(design: Design, first: Sums) -> dict[str, Any] | None:
+def _set_aside_finding(
+    design: Design, first: Sums, separated: Mapping[str, Any] | None, aliased: Sequence[int]
+) -> dict[str, Any] | None:
+    """What was set aside: levels and cells by the profile, rows beside a direction by passes."""
     limits = terms_with_limits(design)
-    if not limits:
+    if not limits and separated is None:
         return None
-    return {
-        "kind": "quasi-complete",
-        "terms": [{"term": term, "direction": 1 if outcome else -1} for term, outcome in limits.items()],
-        "rows_separated": first.tally.rows_set_aside,
-        "rows_overlapping": first.tally.rows_used,
-    }
+    tally = first.tally
+    own = set_aside_terms(limits, _levels_are_fixed(design, separated is not None or bool(aliased)))
+    terms = [*own, *(separated["terms"] if separated is not None else ())]
+    found = finding_of(terms, tally.rows_set_aside, tally.rows_used, set_aside=tally.rows_set_aside)
+    return {**(separated or {}), **found}
+
+
+def _levels_are_fixed(design: Design, beside_others: bool) -> bool | None:
+    """Whether the signs of levels set aside are certain. They are where all of them belong to one term, so
+    that each has rows of its own, and the other rows have an estimate for every other column."""
+    terms = [factor.name for factor in design.categories if factor.set_aside and not factor.absorbed]
+    for coded in design.factors:
+        cells = coded.meeting.cells
+        if cells is not None and cells.set_aside and not coded.parts:
+            terms.append(coded.name)
+    return True if len(terms) == 1 and not beside_others else None
 
 
 def _provenance(source: Source, spec: Spec, tol: float) -> dict[str, Any]:

@@ -22,6 +22,18 @@ class SeparationError(StreamlrError):
         return type(self), (str(self), self.separation)
 
 
+def remedies(aside: str | None) -> list[str]:
+    """What to do about separation, a sentence each; `aside`: the policy that fits the overlapping rows."""
+    found = [
+        "Leave out or merge the terms that give the outcome away.",
+        "Keep them with coefficients that a penalty holds back: --l2.",
+        "Keep them with Firth's penalised likelihood: --firth.",
+    ]
+    if aside is not None:
+        found.insert(0, f"Set the rows predicted perfectly aside and fit the others: --separation {aside}.")
+    return found
+
+
 class ConvergenceWarning(UserWarning):
     """The estimates were returned without a proof that they are within the tolerance of the maximum."""
 

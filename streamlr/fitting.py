@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -9,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from streamlr.aliasing import settle_basis
 from streamlr.conclusion import conclude
 from streamlr.design.absorbing import absorbing
+from streamlr.design.design import terms_with_limits
 from streamlr.design.freeze import SeparationPolicy
 from streamlr.design.layout import Layout
 from streamlr.design.learning import LearningTask
@@ -49,7 +52,8 @@ from streamlr.profiling import (
     skipping,
 )
 from streamlr.robust import CovarianceChoice
-from streamlr.separation import is_complete, separated_terms, separation_error
+from streamlr.separating import Separation, UnsettledError, beside, not_separated, prove
+from streamlr.separation import finding_of, is_complete, separation_error, set_aside_terms
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
 from streamlr.start import (
@@ -84,6 +88,17 @@ INTEGER_RANGES = {
     pa.int64(): None,
 }
 SMALLEST_LAYOUT = Layout((-1,), 0, ())
+# How often Newton goes on where it gave up although rows prove that there is a maximum.
+MOST_DOUBTS = 4
+# On separated data decrements shrink by exp(-1/2) = 0.61 a whole step, and by less where margins are of many
+# sizes. So many steps like that are worth two passes to see whether it is that, and so often.
+GUESS_RATES = (0.5, 0.9)
+GUESS_STEPS = 3
+MOST_GUESSES = 2
+# Steps without a certificate after which a proof is looked for by all means, and how many columns a linear
+# programme may have for that to be cheap beside the passes.
+PATIENCE = 16
+WIDEST_ASKED = 200
 
 
 class PassesSpentError(Exception):
@@ -159,7 +174,9 @@ def fit(
         absorb_l2: ridge on the absorbed effects, in the mean loss of a trial: the loss is (1/W) sum of losses
             + absorb_l2 / 2 times the sum of squared effects, W the weight of all trials. Levels with one
             outcome only then stay, and so does the intercept.
-        separation: "levels" sets aside levels of factors that go with one outcome only; "error" raises.
+        separation: "levels" sets aside levels of factors that go with one outcome only and raises for any
+            other separation; "drop" sets aside all rows that are separated, whose probability is then 0 or 1,
+            and fits the rest; "error" raises.
         firth: maximise Firth's penalised likelihood instead, log-likelihood + log det information / 2, whose
             estimate is less biased and finite whatever the data: nothing is set aside, and `separation` has
             no say. Standard errors come from the information at the estimate; with ci="profile" intervals
@@ -237,7 +254,7 @@ def fit(
             session.spool = held.enter_context(Spool(os.fspath(spool)))
         if spec.target_inferred:
             session.remark(f"target: {spec.target}")
-        objective, state, spec, aliased = _maximise(
+        objective, state, spec, aliased, separated = _maximise(
             session, spec, "keep" if firth else separation, tol, max_passes, limit
         )
         model = conclude(
@@ -250,6 +267,7 @@ def fit(
             profile=profiled,
             flic=flic,
             limit=limit - OWN_SIZE,
+            separated=separated,
             conf_level=conf_level,
             tol=tol,
         )
@@ -310,8 +328,9 @@ def _maximise(
     tol: float,
     max_passes: int,
     limit: int,
-) -> tuple[Objective, State, Spec, list[int]]:
-    """From checked names to the last state of Newton; the spec as the data left it; aliased columns.
+) -> tuple[Objective, State, Spec, list[int], Mapping[str, Any] | None]:
+    """From checked names to the last state of Newton; the spec as the data left it; aliased columns; what was
+    found of directions that separate rows, which are set aside.
 
     `separation`: "keep" maximises Firth's penalised likelihood, which has a maximum whatever is separated.
     """
@@ -356,9 +375,113 @@ def _maximise(
     if not objective.basis.active.any() and design.layout.columns:
         because = f": the offset '{design.offset}' leaves no row to learn from" if design.offset else ""
         raise StreamlrError(f"no term can be estimated{because}.")
-    iterate = _iterate_penalised if separation == "keep" else _iterate
-    state = iterate(session, objective, coef, evaluation, tol, max_passes)
-    return objective, state, spec, aliased
+    if separation == "keep":
+        penalised = _iterate_penalised(session, objective, coef, evaluation, tol, max_passes)
+        return objective, penalised, spec, aliased, None
+
+    def new_cache() -> BlockCache | None:
+        if not session.on_dask:
+            session.cache = BlockCache(plan.cache, plan.ceiling, session.spool)
+        return session.cache
+
+    climbed = _climb(session, objective, coef, evaluation, separation, new_cache, tol, max_passes)
+    objective, state, lost, separated = climbed
+    return objective, state, spec, sorted({*aliased, *lost}), separated
+
+
+def _climb(
+    session: Session,
+    objective: Objective,
+    coef: Floats,
+    evaluation: Evaluation,
+    separation: SeparationPolicy,
+    new_cache: Callable[[], BlockCache | None],
+    tol: float,
+    max_passes: int,
+) -> tuple[Objective, State, list[int], Mapping[str, Any] | None]:
+    """Newton to the maximum, beside rows that are separated; those are found whatever the policy. Then also
+    columns that the other rows say nothing of, and the finding.
+
+    Raises `SeparationError` where there are any and they are not to be set aside, or none is left.
+    """
+    found = Separation(objective)
+    lost: list[int] = []
+    doubts, guesses, noted, before, asked = 0, 0, 0, 0, False
+    while True:
+        watch = Watch(
+            is_finite=doubts > 0,
+            # With Hessians of earlier points decrements shrink as they like.
+            may_guess=guesses < MOST_GUESSES and not _reuse(objective),
+            may_ask=not asked and objective.own_active <= WIDEST_ASKED,
+            noted=noted,
+            before=before,
+        )
+        state, suspicion = _iterate(session, objective, coef, evaluation, tol, max_passes, watch)
+        if suspicion is None:
+            found.settled = state.status == "converged"
+            break
+        proof, searched = None, False
+        try:
+            if not doubts:
+                proof = prove(
+                    objective,
+                    suspicion.suspects,
+                    is_direction=suspicion.is_direction,
+                    thorough=not suspicion.is_guess,
+                )
+        except UnsettledError:
+            if found.proofs and separation != "drop":
+                break
+            if state.status == "stalled":
+                break
+            if state.status != "running" or asked:
+                raise
+            # It was only time to ask: Newton may get there, or diverge in earnest.
+            searched = asked = True
+        noted, before = watch.noted, before + len(watch.steps)
+        if proof is None and (suspicion.is_guess or searched):
+            guesses += 1
+            coef, evaluation = state.coef, state.evaluation
+            continue
+        if proof is None:
+            # The maximum is finite and only far away: Newton goes on from where it gave up.
+            doubts += 1
+            if state.status == "stalled":
+                break
+            if doubts > MOST_DOUBTS:
+                raise not_separated()
+            coef, evaluation = state.coef, state.evaluation
+            continue
+        if not found.proofs:
+            found.whole = objective.uncached()
+        found.add(proof, objective.basis)
+        if not proof.overlapping:
+            found.settled = True
+            break
+        objective, coef, evaluation, aliased = beside(objective, proof, state.coef, new_cache())
+        lost += aliased
+        found.rest = objective
+        if not objective.basis.active.any():
+            found.settled = True
+            break
+        doubts, guesses, noted, before, asked = 0, 0, 0, 0, False
+    if not found.proofs:
+        return objective, state, [], None
+    finding = found.finding()
+    if separation != "drop" or not (found.overlapping and objective.basis.active.any()):
+        raise separation_error(_with_levels(finding, found.whole), unsettled=not found.settled)
+    return objective, state, lost, finding
+
+
+def _with_levels(finding: dict[str, Any], whole: Objective) -> dict[str, Any]:
+    """The finding together with levels and cells that the profile had set aside already."""
+    limits = terms_with_limits(whole.design)
+    if not limits:
+        return finding
+    assert whole.first is not None
+    rows = finding["rows_separated"] + whole.first.tally.rows_set_aside
+    terms = [*set_aside_terms(limits, None), *finding["terms"]]
+    return {**finding, **finding_of(terms, rows, finding["rows_overlapping"])}
 
 
 def _whole_range(source: Source, column: str) -> tuple[int, int] | None:
@@ -372,6 +495,45 @@ def _whole_range(source: Source, column: str) -> tuple[int, int] | None:
     return INTEGER_RANGES[kind]
 
 
+@dataclass(frozen=True)
+class Suspicion:
+    """Where coefficients seem to go to infinity, each (active,), the likeliest first."""
+
+    suspects: tuple[Floats, ...]
+    is_direction: bool  # else they are coefficients with which every row is on its own side
+    is_guess: bool = False  # worth a look that costs little
+
+
+@dataclass
+class Watch:
+    """What an iteration looks out for: `is_finite`, it was proved that there is a maximum; `may_guess` and
+    `may_ask`, separation may be looked for before coefficients have diverged for good."""
+
+    is_finite: bool = False
+    may_guess: bool = False
+    may_ask: bool = False
+    noted: int = 0  # evaluations that the trace tells of already
+    before: int = 0  # steps that were taken without it
+    steps: list[tuple[float, float]] = field(default_factory=list)  # decrement at each state, step to it
+
+    @property
+    def sees_a_pattern(self) -> bool:
+        """Whether the last whole steps went as they go on separated data."""
+        recent = self.steps[-GUESS_STEPS - 1 :]
+        if not self.may_guess or self.is_finite or len(recent) <= GUESS_STEPS:
+            return False
+        low, high = GUESS_RATES
+        return all(
+            low * before < after < high * before and length == 1.0
+            for (before, _), (after, length) in itertools.pairwise(recent)
+        )
+
+    @property
+    def is_at_a_loss(self) -> bool:
+        """Whether so many steps have proved no maximum that it is time to look for a proof of none."""
+        return self.may_ask and not self.is_finite and self.before + len(self.steps) > PATIENCE
+
+
 def _iterate(
     session: Session,
     objective: Objective,
@@ -379,8 +541,9 @@ def _iterate(
     evaluation: Evaluation,
     tol: float,
     max_passes: int,
-) -> State:
-    """Newton to a certified maximum, or until passes run out. Raises `SeparationError`."""
+    watch: Watch,
+) -> tuple[State, Suspicion | None]:
+    """Newton to a certified maximum, or until passes run out, or until separation is suspected."""
 
     def limited(coef: Floats, with_hessian: bool = True) -> Evaluation:
         if max(session.passes, objective.evaluations) >= max_passes:
@@ -388,6 +551,7 @@ def _iterate(
         return objective(coef, with_hessian)
 
     last: State | None = None
+    suspicion: Suspicion | None = None
     try:
         steps = newton(
             limited,
@@ -397,20 +561,22 @@ def _iterate(
             spare=_spare(objective),
             reuse=_reuse(objective),
         )
-        noted = 0
         for state in steps:
-            if objective.evaluations > noted:
-                noted = objective.evaluations
+            if objective.evaluations > watch.noted:
+                watch.noted = objective.evaluations
                 _note(session, objective, state)
             if state.status != "converged":
-                _stop_if_separated(objective, state, last)
+                watch.steps.append((state.decrement, state.step))
+                suspicion = _suspicion(objective, state, last, watch)
             last = state
+            if suspicion is not None:
+                return state, suspicion
         if last is not None and last.status == "converged":
             _finish_null(objective, limited, tol)
     except PassesSpentError:
         pass  # the last state says that it has not converged
     assert last is not None, "Newton yields its start"
-    return last
+    return last, None
 
 
 def _iterate_penalised(
@@ -497,31 +663,18 @@ def _finish_null(objective: Objective, limited: Callable[[Floats], Evaluation], 
         limited(coef)
 
 
-def _stop_if_separated(objective: Objective, state: State, last: State | None) -> None:
-    """Raise `SeparationError` where the state proves complete separation or diverges."""
+def _suspicion(objective: Objective, state: State, last: State | None, watch: Watch) -> Suspicion | None:
+    """Where a state proves complete separation, diverges, or leads no further without a certificate."""
     assert objective.first is not None
     tally = objective.first.tally
     # A ridge may hold back the very effects that separate the rows.
     proves_nothing = objective.design.offset is not None or objective.design.absorb_l2 > 0.0
-    complete = is_complete(state.evaluation.loss, tally.least_weight, proves_nothing)
-    if not complete and state.status != "diverging":
-        return
-    # A singular Hessian leaves no direction; the one before it still points the way.
-    moving = state if np.any(state.direction) or last is None else last
-    direction = state.coef if complete else moving.direction
-    whole = objective.expand(direction)
-    own = objective.design.layout.own_columns  # a direction that moves absorbed effects moves one of these
-    terms = separated_terms(
-        objective.basis.to_conditioned(whole)[:own],
-        objective.basis.to_raw(whole)[:own],
-        objective.design.column_names,
-    )
-    if complete:
-        raise separation_error("complete", terms, tally.rows_used, 0)
-    margins = objective.margins(direction, 1e-6 * objective.box().reach(np.abs(direction)))
-    if margins.wrong:
-        raise StreamlrError(
-            f"the coefficients diverge, but {margins.wrong:,} rows show that the data are not separated: "
-            "the information matrix is singular to rounding. Leave out a column that nearly repeats others."
-        )
-    raise separation_error("quasi-complete", terms, margins.separated, margins.overlapping)
+    if not watch.is_finite and is_complete(state.evaluation.loss, tally.least_weight, proves_nothing):
+        return Suspicion((state.coef,), is_direction=False)
+    lost = not watch.is_finite and not math.isfinite(state.distance)
+    diverges = state.status == "diverging" or (lost and (state.status == "stalled" or watch.is_at_a_loss))
+    if diverges or (lost and watch.sees_a_pattern):
+        # A singular Hessian leaves no direction; the one before it still points the way.
+        moving = state if np.any(state.direction) or last is None else last
+        return Suspicion((moving.direction, state.coef), is_direction=True, is_guess=not diverges)
+    return None

@@ -288,11 +288,18 @@ class Model:
             "unused_levels": {f.name: [str(v) for v in f.unused] for f in design.categories if f.unused},
             "reference": {f.name: str(f.reference) for f in design.categories if design.has_reference(f)},
             "set_aside": dict(terms_with_limits(design)),
+            "separated": self._separated(),
             "absorbed": None if design.absorbed is None else self._about_absorbed(design.absorbed),
             "where": self.provenance.get("where"),
             "origin": list(self.provenance.get("origin", ())),
             "tolerance": self.provenance.get("tolerance"),
         }
+
+    def _separated(self) -> dict[str, int]:
+        """Terms of the directions that rows were set aside for, with the sign in which each diverges."""
+        limits = terms_with_limits(self.design)
+        terms = () if self.separation is None else self.separation["terms"]
+        return {term["term"]: term["direction"] for term in terms if term["term"] not in limits}
 
     def predict(self, data: Any, *, unseen: Unseen = "null") -> Floats:
         """Probability of every row of `data`, (n,); NaN where a row cannot be scored.

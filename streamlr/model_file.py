@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
 from streamlr.design.columns import sorted_levels
+from streamlr.design.cuts import Cut
 from streamlr.design.design import Design
 from streamlr.design.expressions import Call, nodes_of, parse_expression, text_of
 from streamlr.design.features import Feature, Reader
@@ -200,6 +201,15 @@ def _design_to_json(design: Design) -> dict[str, Any]:
         "fills": dict(design.reader.fills),
         "states": {name: dict(state) for name, state in design.reader.states.items()},
         "kinds": dict(design.reader.kinds),
+        "cuts": [
+            {
+                "centre": cut.centre.tolist(),
+                "scale": cut.scale.tolist(),
+                "coef": _pack_numbers(cut.coef),
+                "unit": cut.unit,
+            }
+            for cut in design.cuts
+        ],
     }
 
 
@@ -239,7 +249,7 @@ def _term_to_json(term: Term) -> dict[str, Any]:
 
 
 def _design_from_json(stored: dict[str, Any]) -> Design:
-    return Design(
+    design = Design(
         target=stored["target"],
         positive=stored["positive"],
         negative=stored["negative"],
@@ -259,6 +269,16 @@ def _design_from_json(stored: dict[str, Any]) -> Design:
         clusters=tuple(stored["clusters"]),
         absorb_l2=stored.get("absorb_l2", 0.0),
     )
+    cuts = tuple(
+        Cut(
+            centre=_numbers(cut["centre"], len(design.inputs)),
+            scale=_numbers(cut["scale"], len(design.inputs)),
+            coef=_unpack_numbers(cut["coef"], design.layout.columns),
+            unit=float(cut["unit"]),
+        )
+        for cut in stored.get("cuts", ())
+    )
+    return replace(design, cuts=cuts) if cuts else design
 
 
 def _variable_from_json(stored: dict[str, Any]) -> Variable:

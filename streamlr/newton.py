@@ -431,9 +431,11 @@ def _status(decrements: list[float], distance: float, tolerance: float, singular
     if distance <= tolerance:
         return "converged"
     if singular:
-        # Far from the maximum a singular Hessian is an overshoot, which damping mends; near it there is no
-        # information left in the direction in which the coefficients go.
-        return "diverging" if any(before < SINGULAR_AFTER for before in decrements[:-1]) else "running"
+        # Far from the maximum a singular Hessian is an overshoot, which damping mends, as long as it has a
+        # factor that gives a step at all; near it there is no information left in the direction in which the
+        # coefficients go.
+        lost = math.isinf(decrement) or any(before < SINGULAR_AFTER for before in decrements[:-1])
+        return "diverging" if lost else "running"
     recent = decrements[-LINEAR_STEPS - 1 :]
     slow = len(recent) > LINEAR_STEPS and all(
         after > LINEAR_RATE * before for before, after in itertools.pairwise(recent)

@@ -24,8 +24,9 @@ from streamlr.passes.firth_task import FirthSums, FirthTask
 from streamlr.passes.leaves import Task
 from streamlr.passes.points import Points, PointsTask
 from streamlr.passes.scores import Clustered, ClusterTask, Meat, MeatTask
+from streamlr.passes.sides import Near, NearTask, Sides, SidesTask
 from streamlr.passes.sums import Sums
-from streamlr.passes.tasks import Margins, MarginsTask, Probe, ProbeTask, Rivals, RivalsTask, SumsTask
+from streamlr.passes.tasks import Probe, ProbeTask, Rivals, RivalsTask, SumsTask
 
 Floats = NDArray[np.float64]
 Result = TypeVar("Result")
@@ -184,11 +185,32 @@ class Objective:
         probe: Probe = self._runner(task, Probe.merge)
         return probe.extent, probe.squares, probe.products[:, self.design.layout.slot_of_column]
 
-    def margins(self, direction: Floats, threshold: float) -> Margins:
-        """Rows separated by `direction` (active,) and rows that are not."""
-        task = MarginsTask(self.design, self.basis, self._row_cache, self.expand(direction), threshold)
-        margins: Margins = self._row_runner(task, Margins.merge)
-        return margins
+    def near(self, direction: Floats, threshold: float) -> Hessian:
+        """Products of the active columns, summed over the rows with |x'direction| <= `threshold` or with
+        trials of both outcomes; `direction` (k,) in conditioned columns."""
+        task = NearTask(self.design, self.basis, self._row_cache, direction, threshold)
+        near: Near = self._row_runner(task, Near.merge)
+        return restricted(near.hessian(), np.flatnonzero(self.basis.active))
+
+    def sides(
+        self, directions: Floats, unit: float, near: Floats | None, threshold: float, most: int
+    ) -> Sides:
+        """Rows by the side of planes on which they lie: `directions` (m, k) in conditioned columns.
+
+        `near` (k,) and `threshold`: what `near` was asked for, for the rows that products are of."""
+        task = SidesTask(self.design, self.basis, self._row_cache, directions, unit, near, threshold, most)
+        sides: Sides = self._row_runner(task, Sides.merge)
+        return sides
+
+    def uncached(self) -> Objective:
+        """The same loss without the rows that were kept, which make room for others."""
+        other = copy.copy(self)
+        other._row_cache = None
+        return other
+
+    def on(self, design: Design, basis: Basis, cache: BlockCache | None) -> Objective:
+        """The loss of a design with the same columns and fewer rows, of which nothing is known yet."""
+        return Objective(design, basis, self._row_runner, cache, self.null_coef, self._gathering)
 
     def at_points(self, coefs: Sequence[Floats], with_hessian: Sequence[bool]) -> list[Evaluation]:
         """Evaluate at several points (active,) in one pass; Hessians where they are wanted."""

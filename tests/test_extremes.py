@@ -9,9 +9,8 @@ import pyarrow as pa
 import pytest
 
 import streamlr
-from streamlr.fitting import _stop_if_separated
-from streamlr.newton import State
 from streamlr.objective import Objective
+from streamlr.separating import prove
 from streamlr.sources.memory import TableSource
 
 RNG = np.random.default_rng(11)
@@ -112,8 +111,8 @@ def test_intervals_of_every_level(level: float) -> None:
     assert np.isfinite([low, high]).all()
 
 
-def test_a_row_on_the_wrong_side_disproves_separation() -> None:
-    """However the coefficients diverge, it is a singular matrix that is reported, and no separation."""
+def test_rows_on_the_wrong_side_disprove_separation() -> None:
+    """Wherever coefficients seem to go, it is the rows that say whether they can."""
     model = fit(x=X)
     source = TableSource(pa.table({"y": Y, "x": X}))
 
@@ -121,12 +120,9 @@ def test_a_row_on_the_wrong_side_disproves_separation() -> None:
         return work(source.parts)
 
     objective = Objective(model.design, model.basis, runner, None)
-    evaluation = objective(np.zeros(2))
     direction = np.array([0.0, 1.0])
-    state = State(np.zeros(2), evaluation, 1e-9, np.inf, 1.0, direction, "diverging")
-    with pytest.raises(streamlr.StreamlrError, match="not separated") as caught:
-        _stop_if_separated(objective, state, None)
-    assert not isinstance(caught.value, streamlr.SeparationError)
+    assert prove(objective, [direction], is_direction=True) is None
+    assert prove(objective, [direction], is_direction=False) is None
 
 
 def test_names_cannot_write_to_the_terminal() -> None:

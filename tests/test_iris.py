@@ -59,7 +59,8 @@ def test_direction_of_a_single_separating_column(positive: str, direction: int, 
     with pytest.raises(streamlr.SeparationError) as caught:
         streamlr.fit(str(path), target="species", features=["petal_length"], positive=positive)
 
-    assert {"term": "petal_length", "direction": direction} in caught.value.separation["terms"]
+    (term,) = caught.value.separation["terms"]
+    assert (term["term"], term["direction"]) == ("petal_length", direction)
 
 
 def test_command_exits_with_4_and_writes_no_model(tmp_path: Path) -> None:

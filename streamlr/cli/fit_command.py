@@ -35,10 +35,10 @@ class Between(click.FloatRange):
 @column_options
 @click.option(
     "--separation",
-    type=click.Choice(["levels", "error"]),
+    type=click.Choice(["levels", "drop", "error"]),
     default="levels",
     show_default=True,
-    help="Set aside levels that go with one outcome only, or stop.",
+    help="Set aside levels that go with one outcome only, or all rows that are separated, or stop.",
 )
 @click.option(
     "--firth",
@@ -115,11 +115,11 @@ def command(
     DATA is a Parquet file, several, a directory of them, or a glob.
 
     Exit codes: 0 fitted and converged; 1 data or model error; 2 wrong usage; 3 written but not converged;
-    4 no finite maximum-likelihood estimate; 130 interrupted.
+    4 no finite maximum-likelihood estimate, and the finding is printed; 130 interrupted.
     """
     from streamlr.cli.progress import Reporter
 
-    with errors_as_messages(log_json), Reporter(quiet=quiet, log_json=log_json) as reporter:
+    with errors_as_messages(log_json, format_), Reporter(quiet=quiet, log_json=log_json) as reporter:
         model = _fitted(data, output, reporter, options)
     print_result(model.result(), model.about(), format_, stars=stars)
     if not model.converged:

@@ -178,8 +178,11 @@ def column_arguments(names: Sequence[str], options: Mapping[str, Any]) -> dict[s
 
 
 @contextmanager
-def errors_as_messages(log_json: bool = False) -> Iterator[None]:
-    """Errors as one message and an exit code: 1 data or model, 4 separation, 130 Ctrl-C."""
+def errors_as_messages(log_json: bool = False, format_: str | None = None) -> Iterator[None]:
+    """Errors as one message and an exit code: 1 data or model, 4 separation, 130 Ctrl-C.
+
+    `format_`: the form in which results are printed, for a finding of separation is one.
+    """
     from streamlr.errors import SeparationError, StreamlrError
 
     try:
@@ -189,7 +192,11 @@ def errors_as_messages(log_json: bool = False) -> Iterator[None]:
             click.echo(json.dumps({"event": "error", "message": str(error)}), err=True)
         else:
             click.echo(f"Error: {error}", err=True)
-        sys.exit(4 if isinstance(error, SeparationError) else 1)
+        if not isinstance(error, SeparationError):
+            sys.exit(1)
+        if format_ is not None:
+            print_finding(error.separation, format_)
+        sys.exit(4)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(130)
@@ -197,6 +204,18 @@ def errors_as_messages(log_json: bool = False) -> Iterator[None]:
         # The reader of our stdout has gone (`| head`); there is nobody left to tell.
         sys.stderr.close()
         sys.exit(1)
+
+
+def print_finding(finding: Mapping[str, Any], format_: str) -> None:
+    """Write a finding of separation to stdout, as text or as JSON; other forms hold coefficients only."""
+    if format_ == "text":
+        from streamlr.report.text import finding_text
+
+        click.echo(finding_text(finding))
+    elif format_ == "json":
+        from streamlr.report.tables import to_json
+
+        click.echo(to_json({"separation": finding}))
 
 
 def print_result(

@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 
 from streamlr.design.columns import Level
+from streamlr.design.cuts import Cut
 from streamlr.design.expressions import Column
 from streamlr.design.features import Reader, text_columns
 from streamlr.design.layout import Layout
@@ -42,7 +43,8 @@ class Design:
 
     `positive` and `negative` are the outcome's levels, None with trials. `reader`: what batches are read
     with. `absorb_l2`: ridge on the effects of an absorbed factor, as `design.absorbing` defines it.
-    `clusters`: columns whose values tell which rows belong together.
+    `clusters`: columns whose values tell which rows belong together. `cuts`: rows that these send to
+    a limit are not used.
     """
 
     target: str
@@ -59,6 +61,7 @@ class Design:
     missing: MissingPolicy
     absorb_l2: float = 0.0
     clusters: tuple[str, ...] = ()
+    cuts: tuple[Cut, ...] = ()
 
     @cached_property
     def pieces(self) -> tuple[Dense | Coded, ...]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamlr.design.columns import Recoder, has_nan, is_number, numbers
+from streamlr.design.cuts import Sides, rows_of
 from streamlr.design.design import Design
 from streamlr.design.features import Gaps
 from streamlr.design.keys import keys_of
@@ -103,6 +104,7 @@ class Encoder:
         codes = {design.negative: 0, design.positive: 1}
         self._target = Recoder(lambda level: codes.get(level, UNKNOWN), MISSING)
         self._lookups = design.lookups
+        self._sides = Sides(design.layout, design.cuts) if design.cuts else None
         # Rows of the codes that are those of a variable as they are, which need no copy.
         self._homes: dict[int, int] = {}
         for row, factor in enumerate(design.factors):
@@ -139,10 +141,8 @@ class Encoder:
         keep = self._used(n, found, tally)
         if design.trials is None and n and success.min() < 0 and (success[keep] < 0).any():
             raise _changed(design.target)
-        used = n
         numeric, codes, offset = found.numeric, found.codes, found.offset
         if keep is not ALL:
-            used = int(np.count_nonzero(keep))
             numeric = [column[keep] for column in numeric]
             codes = np.ascontiguousarray(codes[:, keep])
             success = success[keep]
@@ -150,13 +150,25 @@ class Encoder:
             trials, weight, offset = (
                 array[keep] if array.size else array for array in (trials, weight, offset)
             )
+        block = Block(numeric, codes, success, trials, weight, offset, clusters)
+        if self._sides is not None:
+            stay = self._sides.of(block) == 0
+            if keep is ALL:
+                keep = stay
+            else:
+                keep = keep.copy()
+                keep[keep] = stay
+            tally.rows_set_aside += int(np.count_nonzero(~stay))
+            block = rows_of(block, stay)
+            weight = block.weight
+        used = len(block.success)
         tally.rows_read += n
         tally.rows_used += used
         tally.weight += float(weight.sum()) if weight.size else float(used)
         positive = weight[weight > 0] if weight.size else np.ones(min(used, 1))
         tally.rows_weighted += positive.size if weight.size else used
         tally.least_weight = min(tally.least_weight, float(positive.min(initial=np.inf)))
-        return Block(numeric, codes, success, trials, weight, offset, clusters), keep
+        return block, keep
 
     def _used(self, n: int, found: Encoded, tally: Tally) -> Any:
         """Which rows are used, (n,) or `ALL`; the others are counted."""
@@ -183,7 +195,8 @@ class Encoder:
     ) -> tuple[Block, NDArray[np.bool_], NDArray[np.float64]]:
         """The rows of a batch that can be scored, as a block; which rows they are; and limits.
 
-        Limits, (n,): NaN, or the probability 0 or 1 of a row with a level that had that outcome only.
+        Limits, (n,): NaN, or the probability 0 or 1 of a row with a level that had that outcome only, or on
+        the side of a cut where that is the limit.
         `unseen`: rows with a level that the fit has not seen get no score ("null"), are scored as the
         reference level ("reference"), or raise `StreamlrError` ("error").
         """
@@ -220,6 +233,12 @@ class Encoder:
             NOTHING,
             found.offset[keep] if found.offset.size else NOTHING,
         )
+        if self._sides is not None:
+            sides = self._sides.of(block)
+            scored = np.flatnonzero(keep)
+            limits[scored[sides < 0]], limits[scored[sides > 0]] = 0.0, 1.0
+            keep[scored[sides != 0]] = False
+            block = rows_of(block, sides == 0)
         return block, keep, limits
 
     def _features(self, frame: Frame, unseen: Unseen = "null") -> Encoded:

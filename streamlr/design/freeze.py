@@ -28,12 +28,12 @@ from streamlr.design.profile import (
 from streamlr.design.spec import Spec
 from streamlr.design.terms import CellGrouping, Cells, Factor, Number, Term, Variable, digits_of
 from streamlr.design.values import level_order, states_columns
-from streamlr.errors import SeparationError, StreamlrError, did_you_mean
+from streamlr.errors import SeparationError, StreamlrError, did_you_mean, remedies
 
 # Cells are numbered by int64.
 MOST_CELLS = 1 << 62
 
-SeparationPolicy = Literal["levels", "error"]
+SeparationPolicy = Literal["levels", "drop", "error"]
 
 
 @dataclass(frozen=True)
@@ -379,34 +379,42 @@ def _single_outcome_levels(
 def separation_by_levels(spec: Spec, profile: ProfileSums, findings: Findings) -> SeparationError:
     """The finding that levels set aside are a separation which the fit must not pass over."""
     complete = profile.rows_used == 0 or len(profile.outcomes) < 2
-    terms = [
-        {"term": f"{feature.name}[T.{level}]", "direction": 1 if outcome else -1}
+    single = [
+        (f"{feature.name}[T.{level}]", outcome)
         for feature in spec.features
         for level, outcome in sorted(
             findings.set_aside.get(feature.name, {}).items(), key=lambda item: str(item[0])
         )
     ]
-    terms += [
-        {
-            "term": ":".join(
+    single += [
+        (
+            ":".join(
                 f"{factor}[T.{level}]" for factor, level in zip(findings.in_cells[name], cell, strict=True)
             ),
-            "direction": 1 if outcome else -1,
-        }
+            outcome,
+        )
         for name, cells in findings.cells_aside.items()
         for cell, outcome in cells.items()
     ]
-    named = ", ".join(str(term["term"]) for term in terms[:10]) + (", …" if len(terms) > 10 else "")
+    terms = [
+        # Another direction may move a level the other way: no row has been asked.
+        {"term": name, "direction": sign, "value": float(sign), "sign_fixed": None}
+        for name, sign in ((name, 1 if outcome else -1) for name, outcome in single)
+    ]
+    named = ", ".join(name for name, _ in single[:10]) + (", …" if len(single) > 10 else "")
     total = profile.rows_used + profile.rows_set_aside
+    advice = remedies(None if complete else "levels")
     return SeparationError(
         f"no finite maximum-likelihood estimate: every row of {named} has one outcome only"
         + (", and no row is left to fit" if complete else "")
-        + ". Leave the column out or merge its levels.",
+        + f". {' '.join(advice)}",
         {
             "kind": "complete" if complete else "quasi-complete",
             "terms": terms,
             "rows_separated": total if complete else profile.rows_set_aside,
             "rows_overlapping": 0 if complete else profile.rows_used,
+            "rows_set_aside": 0,
+            "advice": advice,
         },
     )
 

@@ -1,4 +1,4 @@
-"""What passes do to the encoded blocks of a design: sums, probes, margins, a few rows to look at.
+"""What passes do to the encoded blocks of a design: sums, probes, a few rows to look at.
 
 Each task is a frozen record that travels to a worker, works on one leaf and returns what is merged.
 """
@@ -6,7 +6,7 @@ Each task is a frozen record that travels to a worker, works on one leaf and ret
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design
 from streamlr.design.encoding import Encoder, Tally
-from streamlr.kernels.block import Scratch, probe_block, score_block
+from streamlr.kernels.block import Scratch, probe_block
 from streamlr.kernels.tile import Block
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.cells import Keying
@@ -243,49 +243,3 @@ class ProbeTask(DesignTask):
                 scratch,
             )
         return probe
-
-
-@dataclass
-class Margins:
-    """Rows of positive weight by where they lie along a direction; one `wrong` row disproves separation."""
-
-    separated: int = 0
-    overlapping: int = 0
-    wrong: int = 0
-
-    def merge(self, other: Margins) -> Margins:
-        """Add another part's."""
-        self.separated += other.separated
-        self.overlapping += other.overlapping
-        self.wrong += other.wrong
-        return self
-
-
-@dataclass(frozen=True)
-class MarginsTask(DesignTask):
-    """Counts rows whose outcomes lie more than `threshold` along `direction` (k,), or against it."""
-
-    direction: Floats
-    threshold: float
-
-    def __call__(self, parts: Sequence[Any]) -> Margins:
-        """The counts of one leaf."""
-        layout = self.design.layout
-        scratch = scratch_for(layout)
-        conditioning = self.basis.conditioning()
-        coef = layout.to_slots(self.direction)
-        margins = Margins()
-        for block in self.blocks(parts, Tally()):
-            n = block.success.size
-            eta, probability = np.empty(n), np.empty(n)
-            plain = replace(block, offset=np.empty(0))
-            score_block(plain.rows, conditioning, coef, scratch, eta, probability)
-            failures = (block.trials if block.trials.size else 1.0) - block.success
-            counts = block.weight > 0 if block.weight.size else np.ones(n, dtype=np.bool_)
-            along, against = eta > self.threshold, eta < -self.threshold
-            wrong = counts & ((along & (failures > 0)) | (against & (block.success > 0)))
-            right = counts & ~wrong & (along | against)
-            separated, disproved = int(np.count_nonzero(right)), int(np.count_nonzero(wrong))
-            overlapping = int(np.count_nonzero(counts)) - separated - disproved
-            margins.merge(Margins(separated, overlapping, disproved))
-        return margins

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from streamlr.report.text import degrees, fixed, number, p_value, printable
+from streamlr.report.text import aligned, degrees, fixed, number, p_value, printable
 
 RANKED_BY = {"cooks": "Cook's distance", "leverage": "leverage"}
 
@@ -62,7 +62,7 @@ def _groups(test: Mapping[str, Any]) -> list[str]:
         line += "too few groups, or none expected in one"
     else:
         line += f"chi-square {number(test['statistic'])} on {test['df']}, p = {p_value(test['p_value'])}"
-    return [line, *_aligned([heads, *rows])]
+    return [line, *aligned([heads, *rows], left=())]
 
 
 def _link(link: Mapping[str, Any] | None) -> list[str]:
@@ -73,7 +73,7 @@ def _link(link: Mapping[str, Any] | None) -> list[str]:
         row = link[key]
         numbers = [number(row["estimate"]), number(row["std_error"]), fixed(row["statistic"], 2)]
         rows.append([name, *numbers, p_value(row["p_value"])])
-    return ["link test: a small p of eta² speaks against the link or the terms", *_aligned(rows)]
+    return ["link test: a small p of eta² speaks against the link or the terms", *aligned(rows, left=())]
 
 
 def _rows(found: Mapping[str, Any]) -> list[str]:
@@ -109,13 +109,11 @@ def _rows(found: Mapping[str, Any]) -> list[str]:
         if term:
             cells.append(number(row["dfbeta"][term]))
         rows.append(cells)
-    return [f"rows of most influence, by {ranked} (numbered from 0 as they were read)", *_aligned(rows)]
+    return [
+        f"rows of most influence, by {ranked} (numbered from 0 as they were read)",
+        *aligned(rows, left=()),
+    ]
 
 
 def _or_none(value: float | None, digits: int = 5) -> str:
     return "none" if value is None else number(value, digits)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from streamlr.report.tables import LATEX
-from streamlr.report.text import degrees, fixed, number, p_value, printable
+from streamlr.report.text import aligned, degrees, fixed, html_table, number, p_value, printable
 
 Kind = Literal["text", "number", "precise", "statistic", "degrees", "p_value"]
 
@@ -38,30 +38,16 @@ class Grid:
     below: Sequence[str] = ()
 
     def __str__(self) -> str:
-        table = [[field.head for field in self.fields], *self._cells()]
-        left = [field.kind == "text" for field in self.fields]
-        widths = [max(len(row[i]) for row in table) for i in range(len(self.fields))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if to_left else cell.rjust(width)
-                for cell, width, to_left in zip(row, widths, left, strict=True)
-            ).rstrip()
-            for row in table
-        ]
+        left = [place for place, field in enumerate(self.fields) if field.kind == "text"]
+        lines = aligned([[field.head for field in self.fields], *self._cells()], left)
         return "\n".join([*map(printable, self.above), *lines, *map(printable, self.below)])
 
     def to_html(self) -> str:
         """A table for a notebook."""
-        head = "".join(f"<th>{html.escape(field.head)}</th>" for field in self.fields)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self._cells()
-        )
         above = "<br>".join(html.escape(line) for line in self.above)
         below = "<br>".join(html.escape(line) for line in self.below)
-        return (
-            f"<p>{above}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{below}</p>"
-        )
+        table = html_table([field.head for field in self.fields], self._cells())
+        return f"<p>{above}</p>{table}<p>{below}</p>"
 
     def to_csv(self) -> str:
         """Every digit under the keys, an empty field where there is no number."""

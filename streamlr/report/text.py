@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -24,17 +24,17 @@ class Summary:
         self._stars = stars
 
     def __str__(self) -> str:
-        tables = [
-            _aligned(*self._cells()),
-            *([_aligned(*self._tests())] if self._about["term_tests"] else []),
-        ]
-        return "\n\n".join(["\n".join(self._heading()), *tables, "\n".join(self._footing())])
+        tables = [self._cells(), *([self._tests()] if self._about["term_tests"] else [])]
+        blocks = [self._heading(), *(aligned([heads, *rows]) for heads, rows in tables), self._footing()]
+        return "\n\n".join("\n".join(lines) for lines in blocks)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        tables = _html(*self._cells()) + (_html(*self._tests()) if self._about["term_tests"] else "")
+        tables = html_table(*self._cells()) + (
+            html_table(*self._tests()) if self._about["term_tests"] else ""
+        )
         above = "<br>".join(html.escape(line) for line in self._heading())
         below = "<br>".join(html.escape(line) for line in self._footing())
         return f"<p>{above}</p>{tables}<p>{below}</p>"
@@ -62,7 +62,8 @@ class Summary:
             more = ", …" if len(ordered) > 6 else ""
             rows += f", {glance['rows_dropped']:,} dropped for missing values ({by}{more})"
         if about["rows_set_aside"]:
-            rows += f", {about['rows_set_aside']:,} set aside with levels that go with one outcome only"
+            why = "that are separated" if about["separated"] else "with levels that go with one outcome only"
+            rows += f", {about['rows_set_aside']:,} set aside {why}"
         lines.append(rows)
         if about["weights"] is not None:
             lines.append(
@@ -104,6 +105,8 @@ class Summary:
         if row["estimate"] is None:
             outcome = self._about["set_aside"].get(row["term"])
             why = "aliased" if outcome is None else f"set aside, always {outcome}"
+            if row["term"] in self._about["separated"]:
+                why = f"separated, to {infinity(self._about['separated'][row['term']])}"
             return [printable(row["term"]), why, "", "", "", "", "", ""]
         return [
             printable(row["term"]),
@@ -191,29 +194,67 @@ class Summary:
             lines.append(f"aliased (combinations of earlier terms): {listing(self._result['aliased'])}")
         if len(about["set_aside"]) > MOST_WITHOUT:
             lines.append(f"set aside, always one outcome: {listing(list(about['set_aside']))}")
+        if about["separated"]:
+            arrows = [f"{name} → {infinity(sign)}" for name, sign in about["separated"].items()]
+            lines.append(
+                f"separated: {listing(arrows)}; rows set aside are predicted 0 or 1, and the estimates are "
+                "those of the others"
+            )
         for name, levels in about["unused_levels"].items():
             lines.append(f"levels of {name} without a used row: {listing(levels)}")
         return lines
 
 
-def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as text: the first column to the left, the others to the right."""
-    table = [heads, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
-    lines = []
-    for row in table:
-        cells = [row[0].ljust(widths[0])]
-        cells.extend(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _html(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a notebook."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def infinity(sign: int) -> str:
+    """Where a coefficient goes that has no finite estimate."""
+    return "+∞" if sign > 0 else "−∞"
+
+
+def finding_text(finding: Mapping[str, Any]) -> str:
+    """Separation in words: what diverges which way, how many rows say so, and what to do."""
+    signs = {True: "fixed", False: "either", None: ""}
+    rows = [["", "goes to", "direction", "sign"]]
+    rows += [
+        [
+            printable(term["term"]),
+            infinity(term["direction"]),
+            number(term["value"]),
+            signs[term["sign_fixed"]],
+        ]
+        for term in finding["terms"]
+    ]
+    separated, overlapping = finding["rows_separated"], finding["rows_overlapping"]
+    return "\n".join(
+        [
+            f"{finding['kind'].capitalize()} separation: no finite maximum-likelihood estimate exists",
+            f"{separated:,} rows are predicted perfectly, {overlapping:,} overlap",
+            "",
+            *aligned(rows),
+            "",
+            *finding["advice"],
+        ]
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Cells in columns, those of `left` to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def printable(name: str) -> str:
@@ -271,11 +312,7 @@ def explanation_text(found: Mapping[str, Any]) -> str:
         role = column["role"] + (f": {column['reason']}" if column["reason"] else "")
         nulls = "?" if column["nulls"] is None else f"{column['nulls']:,}"
         table.append([printable(column["column"]), column["type"], role, nulls, printable(reach)])
-    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
-    lines.extend(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    )
+    lines.extend(aligned(table, left=range(len(heads))))
     lines += ["", f"formula: {printable(found['formula'])}"]
     lines.append(
         f"design: at least {found['design_columns_at_least']:,} columns; "

@@ -203,6 +203,16 @@ def with_levels(**sure: tuple[int, int]) -> dict[str, Any]:
     return {"y": Y, "x": X, "g": g.astype(str)}
 
 
+def told(level: str, direction: int, sign_fixed: bool | None = True) -> dict[str, Any]:
+    """A level set aside, as a finding has it."""
+    return {
+        "term": f"g[T.{level}]",
+        "direction": direction,
+        "value": float(direction),
+        "sign_fixed": sign_fixed,
+    }
+
+
 def test_levels_are_set_aside_with_their_rows() -> None:
     data = with_levels(up=(1, 10), down=(0, 7))
     model = fit(data)
@@ -224,11 +234,14 @@ def test_levels_set_aside_stand_in_the_table_without_numbers() -> None:
     assert list(rows) == ["Intercept", "x", "g[T.b]", "g[T.c]", "g[T.down]", "g[T.up]"]
     for level in ("g[T.down]", "g[T.up]"):
         assert set(rows[level].values()) == {None}
-    assert model.separation == {
+    finding = dict(model.separation or {})
+    assert "--firth" in " ".join(finding.pop("advice"))
+    assert finding == {
         "kind": "quasi-complete",
-        "terms": [{"term": "g[T.down]", "direction": -1}, {"term": "g[T.up]", "direction": 1}],
+        "terms": [told("down", -1), told("up", 1)],
         "rows_separated": 17,
         "rows_overlapping": N - 17,
+        "rows_set_aside": 17,
     }
     assert list(model.aliased) == []
     assert model.cov_params().shape == (4, 4)
@@ -238,7 +251,7 @@ def test_levels_set_aside_stand_in_the_table_without_numbers() -> None:
 def test_level_of_one_row_is_set_aside() -> None:
     model = fit(with_levels(single=(1, 1)))
     assert model.separation is not None
-    assert model.separation["terms"] == [{"term": "g[T.single]", "direction": 1}]
+    assert model.separation["terms"] == [told("single", 1)]
 
 
 @pytest.mark.parametrize("name", ["A first", "z last"])
@@ -253,7 +266,7 @@ def test_direction_is_that_of_the_positive_outcome() -> None:
     data = with_levels(up=(1, 10))
     model = fit({**data, "y": np.where(data["y"] == 1, "no", "yes")})
     assert model.separation is not None
-    assert model.separation["terms"] == [{"term": "g[T.up]", "direction": -1}]
+    assert model.separation["terms"] == [told("up", -1)]
     assert set(model.predict({"x": X[:1], "g": ["up"]})) == {0.0}
 
 
@@ -262,8 +275,10 @@ def test_separation_error_sets_nothing_aside() -> None:
         fit(with_levels(up=(1, 10), down=(0, 7)), separation="error")
     finding = caught.value.separation
     assert finding["kind"] == "quasi-complete"
-    assert finding["terms"] == [{"term": "g[T.down]", "direction": -1}, {"term": "g[T.up]", "direction": 1}]
+    assert finding["terms"] == [told("down", -1, None), told("up", 1, None)]
     assert (finding["rows_separated"], finding["rows_overlapping"]) == (17, N - 17)
+    assert finding["rows_set_aside"] == 0
+    assert "--separation levels" in str(caught.value)
 
 
 def test_a_row_with_two_such_levels_counts_once() -> None:
@@ -376,7 +391,7 @@ def test_one_outcome_by_weight_zero_is_one_outcome() -> None:
     weight = np.where((G == "c") & (Y == 0), 0, 1)
     model = fit({"y": Y, "x": X, "g": G, "w": weight}, weights="w")
     assert model.separation is not None
-    assert model.separation["terms"] == [{"term": "g[T.c]", "direction": 1}]
+    assert model.separation["terms"] == [told("c", 1)]
 
 
 def test_trials_set_aside_levels_without_a_failure() -> None:
@@ -385,7 +400,7 @@ def test_trials_set_aside_levels_without_a_failure() -> None:
     successes[G == "c"] = 4
     model = fit({"y": successes, "t": trials, "x": X, "g": G}, trials="t")
     assert model.separation is not None
-    assert model.separation["terms"] == [{"term": "g[T.c]", "direction": 1}]
+    assert model.separation["terms"] == [told("c", 1)]
     assert model.predict({"x": [0.0], "g": ["c"]}).tolist() == [1.0]
 
 
@@ -394,7 +409,7 @@ def test_what_is_set_aside_depends_on_used_rows_only() -> None:
     table = pa.table({"y": Y, "x": pa.array(X, mask=(G == "c") & (Y == 0)), "g": G})
     model = fit(table)
     assert model.separation is not None
-    assert model.separation["terms"] == [{"term": "g[T.c]", "direction": 1}]
+    assert model.separation["terms"] == [told("c", 1)]
     nan = pa.table({"y": Y, "x": pa.array(np.where((G == "c") & (Y == 0), np.nan, X)), "g": G})
     assert fit(nan).separation == model.separation
 
