@@ -59,13 +59,19 @@ def relevel(model: Model, column: str, reference: Any) -> Model:
 
     Raises:
         StreamlrError: there is no such factor or level, the level was set aside, the factor is absorbed or is
-            not coded by treatment, or the change moves aliased terms, which only the rows can settle.
+            not coded by treatment, or the change moves aliased terms, which only the rows can settle,
+            or rows were set aside beside a separating direction.
     """
     design = model.design
     place, factor = _factor_named(design, column)
     level = _level_named(factor, reference)
     if level == factor.reference:
         return model
+    if design.cuts:
+        raise StreamlrError(
+            "rows were set aside beside a separating direction, which is told by the levels of "
+            f"{factor.name} as they are. Fit again with --reference {column}={reference}."
+        )
     changed = _with_reference(design, place, factor, level)
     move = _Move(design, changed, place, model.basis)
     transfer = move.transfer()

@@ -591,6 +591,13 @@ def test_a_model_file_keeps_what_was_set_aside(tmp_path: Path) -> None:
     assert str(again.summary()) == str(model.summary())
 
 
+def test_another_reference_level_needs_a_fit_where_a_direction_set_rows_aside() -> None:
+    """The direction is kept by columns, which another reference would change."""
+    model = streamlr.fit(marked(), "y ~ x + mark + g", separation="drop")
+    with pytest.raises(streamlr.StreamlrError, match=r"--reference g=b"):
+        model.relevel("g", "b")
+
+
 def test_threads_and_parts_do_not_change_a_finding(tmp_path: Path) -> None:
     X = whole_numbers(33, 3_000)
     along = 2 * X[:, 0] - X[:, 1] + X[:, 2]
