@@ -523,7 +523,9 @@ def _aliased_names(design: Design, active: NDArray[np.bool_]) -> list[str]:
 def _separation(model: Model, changed: Design) -> Mapping[str, Any] | None:
     """The finding of the fit, its levels and cells set aside by their new names."""
     found = model.separation
-    renamed = dict(zip(terms_with_limits(model.design), terms_with_limits(changed).items(), strict=True))
-    if found is None or not renamed:
+    if found is None or not terms_with_limits(changed):
         return found
-    return {**found, "terms": [{"term": t, "direction": 1 if o else -1} for t, o in renamed.values()]}
+    # A level that is set aside has its own column whatever the reference: all else of it stays.
+    told = {term["term"]: term for term in found["terms"]}
+    renamed = zip(terms_with_limits(model.design), terms_with_limits(changed), strict=True)
+    return {**found, "terms": [{**told[old], "term": new} for old, new in renamed]}
