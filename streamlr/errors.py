@@ -26,7 +26,6 @@ def remedies(aside: str | None) -> list[str]:
     """What to do about separation, a sentence each; `aside`: the policy that fits the overlapping rows."""
     found = [
         "Leave out or merge the terms that give the outcome away.",
-        "Keep them with coefficients that a penalty holds back: --l2.",
         "Keep them with Firth's penalised likelihood: --firth.",
     ]
     if aside is not None:
