@@ -1,4 +1,4 @@
-# Firth's penalised likelihood of real data sets, from R, as JSON for tests/test_firth.py.
+# Firth's penalised likelihood of real data sets, from R, as JSON for tests/inference/test_firth.py.
 #
 #   Rscript scripts/make_firth_references.R REFERENCE_DIR
 #

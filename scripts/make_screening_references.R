@@ -1,4 +1,4 @@
-# Rao's score tests of candidate terms for fits of real data sets, from R, as JSON for tests/test_screening.py.
+# Rao's score tests of candidate terms for fits of real data sets, from R, as JSON for tests/inference/test_screening.py.
 #
 #   Rscript scripts/make_screening_references.R REFERENCE_DIR
 #

@@ -7,19 +7,19 @@
 The house, from the top:
 
     cli/            one file a command
-    fitting.py      the order of the story: names, profile, design, sample, Newton, conclusion, model
+    fitting.py      the order of the story: names, profile, design, sample, climb, conclusion, model
     model.py        the fitted model; model_file.py writes and reads it; report/ prints it
     prediction.py   scores new rows
-    marginal_effects.py, diagnosis.py, screening.py   what a model and the rows of its fit tell together;
-                    rereading.py finds the way back from one to the other
-    hypotheses.py, relevel.py, collinearity.py, comparison.py   what models tell without their rows
-    robust.py, profile_intervals.py, firth_fit.py   other errors, intervals and estimates of a fit
+    inference/      what is said of a fitted model: robust.py, profile_intervals.py, firth.py from the sums of
+                    a fit; hypotheses.py, relevel.py, collinearity.py, comparison.py from saved models alone;
+                    marginal_effects.py, diagnosis.py, screening.py with the rows of the fit
+    climbing.py     from the start to the maximum, or to a direction that separates rows
     aliasing.py     columns that are combinations of others
     separating.py   is there a finite maximum? the passes of a proof, and the fit beside separated rows
     objective.py    loss, gradient and Hessian of a design: one pass an evaluation
     passes/         leaves of work, threads or dask over them, the merging tree; what a pass does: tasks,
                     sums; kept blocks, cells of rows that repeat, the spool, memory
-    newton.py       the driver and its certificate; firth.py; separation.py, inference.py: arrays in and out
+    newton.py       the driver and its certificate; separation.py: arrays in, arrays out
     linear_algebra.py  factors of dense Hessians, and of those bordered by an absorbed factor
     design/         formulas and row filters; names and roles; what functions learn; profile, levels, the
                     frozen design; encoding, conditioning, derivatives
@@ -39,12 +39,12 @@ from streamlr.errors import ConvergenceWarning, SeparationError, StreamlrError
 
 if TYPE_CHECKING:
     from streamlr.api import load, predict
-    from streamlr.comparison import compare
-    from streamlr.diagnosis import diagnose
     from streamlr.fitting import fit
-    from streamlr.marginal_effects import effects
+    from streamlr.inference.comparison import compare
+    from streamlr.inference.diagnosis import diagnose
+    from streamlr.inference.marginal_effects import effects
+    from streamlr.inference.screening import screen
     from streamlr.model import Model
-    from streamlr.screening import screen
 
 # Arrow's allocator reads this once, when pyarrow is imported. It would give freed pages back to the system
 # after ten milliseconds, and the next batch would fault them in again: a tenth of the time of a pass.
@@ -67,14 +67,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "compare": "streamlr.comparison",
+    "compare": "streamlr.inference.comparison",
     "fit": "streamlr.fitting",
     "Model": "streamlr.model",
     "load": "streamlr.api",
     "predict": "streamlr.api",
-    "diagnose": "streamlr.diagnosis",
-    "screen": "streamlr.screening",
-    "effects": "streamlr.marginal_effects",
+    "diagnose": "streamlr.inference.diagnosis",
+    "screen": "streamlr.inference.screening",
+    "effects": "streamlr.inference.marginal_effects",
 }
 
 

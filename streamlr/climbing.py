@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from streamlr.design.design import terms_with_limits
 from streamlr.design.freeze import SeparationPolicy
 from streamlr.events import PassDone
-from streamlr.firth_fit import penalised_maximum
+from streamlr.inference.firth_fit import penalised_maximum
 from streamlr.newton import Evaluation, State, newton
 from streamlr.objective import Objective
 from streamlr.passes.cache import BlockCache

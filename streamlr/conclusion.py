@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr import inference
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.freeze import empty_cells
 from streamlr.design.functions import column_kind
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError, did_you_mean
-from streamlr.firth_fit import PenalisedInference, PenalisedState, penalised_inference
+from streamlr.inference import fit_statistics
+from streamlr.inference.firth_fit import PenalisedInference, PenalisedState, penalised_inference
+from streamlr.inference.profile_intervals import profile_bounds
+from streamlr.inference.robust import CovarianceChoice, robust_covariance
 from streamlr.linear_algebra import Blocked, Hessian, Inverse, factorise
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
@@ -27,8 +29,6 @@ from streamlr.objective import Objective
 from streamlr.passes.memory import peak_resident_bytes, resident_bytes
 from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums
-from streamlr.profile_intervals import profile_bounds
-from streamlr.robust import CovarianceChoice, robust_covariance
 from streamlr.separation import finding_of, set_aside_terms
 from streamlr.sources.base import Source
 
@@ -243,7 +243,7 @@ def _raw_errors(basis: Basis, covariance: Floats, active: NDArray[np.int64], col
     if len(active) < columns:
         whole = np.zeros((columns, columns))
         whole[np.ix_(active, active)] = covariance
-    return inference.standard_errors(basis.covariance_to_raw(whole))[active]
+    return fit_statistics.standard_errors(basis.covariance_to_raw(whole))[active]
 
 
 def _constants(objective: Objective) -> dict[str, str]:

@@ -26,7 +26,8 @@ from streamlr.design.learning import LearningTask
 from streamlr.design.spec import Spec, WeightType, resolve_spec
 from streamlr.errors import ConvergenceWarning, StreamlrError
 from streamlr.events import Listener, silent
-from streamlr.firth_fit import check_firth
+from streamlr.inference.firth_fit import check_firth
+from streamlr.inference.robust import CovarianceChoice
 from streamlr.linear_algebra import threads_of_algebra
 from streamlr.model import Model
 from streamlr.newton import State
@@ -48,7 +49,6 @@ from streamlr.profiling import (
     reader_of,
     skipping,
 )
-from streamlr.robust import CovarianceChoice
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
 from streamlr.start import (

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr import inference
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.encoding import Unseen
 from streamlr.design.terms import Factor
-from streamlr.firth import Firth
+from streamlr.inference import fit_statistics
+from streamlr.inference.firth import Firth
 from streamlr.linear_algebra import Inverse
 
 if TYPE_CHECKING:
-    from streamlr.collinearity import InflationFactors
-    from streamlr.hypotheses import TermTests, WaldTest
+    from streamlr.inference.collinearity import InflationFactors
+    from streamlr.inference.hypotheses import TermTests, WaldTest
 
 Floats = NDArray[np.float64]
 
@@ -129,7 +129,7 @@ class Model:
     @property
     def pvalues(self) -> Floats:
         """(k,) two-sided p-values of `zvalues`."""
-        return inference.two_sided_p(self.zvalues)
+        return fit_statistics.two_sided_p(self.zvalues)
 
     @cached_property
     def absorbed_effects(self) -> Floats | None:
@@ -152,7 +152,7 @@ class Model:
     @property
     def aic(self) -> float:
         """Akaike's criterion."""
-        return inference.aic(self.llf, self.parameters)
+        return fit_statistics.aic(self.llf, self.parameters)
 
     @property
     def parameters(self) -> float:
@@ -162,12 +162,12 @@ class Model:
     @property
     def bic(self) -> float:
         """Schwarz's criterion."""
-        return inference.bic(self.llf, self.parameters, self.nobs)
+        return fit_statistics.bic(self.llf, self.parameters, self.nobs)
 
     @property
     def prsquared(self) -> float | None:
         """McFadden's pseudo R-squared."""
-        return inference.mcfadden_r2(self.llf, self.llnull)
+        return fit_statistics.mcfadden_r2(self.llf, self.llnull)
 
     @property
     def nobs(self) -> float:
@@ -186,7 +186,7 @@ class Model:
         profiled for.
         """
         wanted = self.conf_level if level is None else level
-        found = inference.wald_intervals(self.params, self.bse, wanted)
+        found = fit_statistics.wald_intervals(self.params, self.bse, wanted)
         if self.profile_bounds is None or wanted != self.profile_level:
             return found
         return np.where(np.isnan(self.profile_bounds), found, self.profile_bounds)
@@ -203,7 +203,7 @@ class Model:
     def tidy_rows(self) -> list[dict[str, Any]]:
         """A dict a term with broom's names, terms without an estimate included."""
         z, p, intervals = self.zvalues, self.pvalues, self.conf_int()
-        odds = inference.odds_ratios(self.params)
+        odds = fit_statistics.odds_ratios(self.params)
         rows = []
         for name, i in self._terms_with_places():
             numbers: list[Any] = [None] * len(ESTIMATES)
@@ -328,7 +328,7 @@ class Model:
         """Tests of the terms with several coefficients, for a summary; none where there are very many."""
         if len(self.params) > MOST_TESTED:
             return []
-        from streamlr.hypotheses import factor_tests
+        from streamlr.inference.hypotheses import factor_tests
 
         return [asdict(test) for test in factor_tests(self)]
 
@@ -359,32 +359,32 @@ class Model:
 
     def wald_test(self, hypothesis: Any, *, value: Any = None, conf_level: float | None = None) -> WaldTest:
         """Wald test of linear hypotheses: `"x1 - 2*x2 = 1"`, `"carrier[T.AA] = carrier[T.UA], age"`, a term
-        such as `"carrier"` for all its coefficients, or a matrix; see `streamlr.hypotheses.wald_test`."""
-        from streamlr.hypotheses import wald_test
+        such as `"carrier"` for all its coefficients, or a matrix; see `inference.hypotheses.wald_test`."""
+        from streamlr.inference.hypotheses import wald_test
 
         return wald_test(self, hypothesis, value=value, conf_level=conf_level)
 
     def term_tests(self, type: int = 3) -> TermTests:
-        """Wald tests of all terms, of type 2 or 3; see `streamlr.hypotheses.term_tests`."""
-        from streamlr.hypotheses import term_tests
+        """Wald tests of all terms, of type 2 or 3; see `streamlr.inference.hypotheses.term_tests`."""
+        from streamlr.inference.hypotheses import term_tests
 
         return term_tests(self, type)
 
     def relevel(self, column: str, reference: Any) -> Model:
-        """The same model with another reference level of a factor; see `streamlr.relevel.relevel`."""
-        from streamlr.relevel import relevel
+        """The same model with another reference level of a factor; see `inference.relevel.relevel`."""
+        from streamlr.inference.relevel import relevel
 
         return relevel(self, column, reference)
 
     def vif(self) -> InflationFactors:
-        """Generalised variance inflation factors of the terms; see `streamlr.collinearity.vif`."""
-        from streamlr.collinearity import vif
+        """Generalised variance inflation factors of the terms; see `streamlr.inference.collinearity.vif`."""
+        from streamlr.inference.collinearity import vif
 
         return vif(self)
 
     def condition_number(self, *, centred: bool = False) -> float:
-        """Condition number of the scaled information; see `streamlr.collinearity.condition_number`."""
-        from streamlr.collinearity import condition_number
+        """Condition number of the scaled information; see `inference.collinearity.condition_number`."""
+        from streamlr.inference.collinearity import condition_number
 
         return condition_number(self, centred=centred)
 

@@ -25,7 +25,7 @@ from streamlr.design.functions import FUNCTIONS
 from streamlr.design.profile import Merging
 from streamlr.design.terms import Cells, Factor, Number, Term, Variable
 from streamlr.errors import StreamlrError
-from streamlr.firth import Firth
+from streamlr.inference.firth import Firth
 from streamlr.whole_file import written_whole
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design
 from streamlr.design.encoding import Tally
-from streamlr.firth import FirthEvaluation
+from streamlr.inference.firth import FirthEvaluation
 from streamlr.linear_algebra import Blocked, Bordered, Hessian, diagonal, plus_diagonal, restricted
 from streamlr.newton import Box, Evaluation, Metric, State
 from streamlr.passes.cache import BlockCache, Kept

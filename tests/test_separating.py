@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from scipy.optimize import linprog
 
 import streamlr
-from streamlr import fitting, separating
+from streamlr import climbing, fitting, separating
 from streamlr.cli import main
 from streamlr.passes.cache import BlockCache
 from streamlr.sources.memory import TablePart
@@ -402,7 +402,7 @@ def test_nearly_separated_is_fitted(slope: float) -> None:
 @pytest.mark.parametrize("settles", [True, False])
 def test_asking_early_does_no_harm(settles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are asked after the second step, and say that there is a maximum, or nothing in time."""
-    monkeypatch.setattr(fitting, "PATIENCE", 1)
+    monkeypatch.setattr(climbing, "PATIENCE", 1)
     if not settles:
         monkeypatch.setattr(separating, "PROGRAMMES", 0)
     rng = np.random.default_rng(18)

@@ -17,7 +17,7 @@ def command(models: tuple[str, ...], force: bool, format_: str) -> None:
     Models come in any order. They must have used the same rows, and each must be a special case of the next
     larger one, whatever its columns are called; what is not known to be so is refused.
     """
-    from streamlr.comparison import compare
+    from streamlr.inference.comparison import compare
     from streamlr.model_file import read_model
     from streamlr.report.tables import to_json
 

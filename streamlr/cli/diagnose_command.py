@@ -73,7 +73,7 @@ def command(
     """
     from streamlr.api import load
     from streamlr.cli.progress import Reporter
-    from streamlr.diagnosis import diagnose
+    from streamlr.inference.diagnosis import diagnose
     from streamlr.report.tables import to_json
     from streamlr.sources.open import open_source
 

@@ -75,7 +75,7 @@ def command(
     """
     from streamlr.api import load
     from streamlr.cli.progress import Reporter
-    from streamlr.marginal_effects import effects
+    from streamlr.inference.marginal_effects import effects
     from streamlr.report import tables
     from streamlr.sources.open import open_source
 

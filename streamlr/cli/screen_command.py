@@ -59,8 +59,8 @@ def command(
     """
     from streamlr.api import load
     from streamlr.cli.progress import Reporter
+    from streamlr.inference.screening import screen
     from streamlr.report.tables import to_json
-    from streamlr.screening import screen
     from streamlr.sources.open import open_source
 
     with errors_as_messages(), Reporter(quiet=quiet, log_json=False) as reporter:

@@ -1,8 +1,8 @@
 """The sums of Firth's penalised likelihood at several points, in one read of the rows.
 
 Beside loss, gradient and Hessian a point has the sum of leverages times (1/2 - p) x, for leverages that come
-from an inverse of its own; see `streamlr.firth`. Everything counts trials and frequency weights, so that a
-cell of rows, a row of counts and the rows themselves one by one have the same sums.
+from an inverse of its own; see `inference/firth.py`. Everything counts trials and frequency weights, so that
+a cell of rows, a row of counts and the rows themselves one by one have the same sums.
 """
 
 from __future__ import annotations

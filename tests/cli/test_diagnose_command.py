@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 import streamlr
-from streamlr.diagnosis import diagnose
+from streamlr.inference.diagnosis import diagnose
 
 FIT = ("fit", "data.parquet", "-y", "late", "-x", "dep_delay,carrier", "-o", "model.json", "--quiet")
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from saved_models import CASES, TOLERANCE, check_table, reread, saved, saved_smaller, wald
 
 import streamlr
-from streamlr.hypotheses import LONGEST_TEXT
+from streamlr.inference.hypotheses import LONGEST_TEXT
 
 # Of statistics and p-values: both are several times as sensitive as an estimate.
 OF_TESTS = 2 * TOLERANCE

@@ -24,13 +24,13 @@ import pytest
 from scipy.special import expit
 
 import streamlr
-from streamlr.firth import FirthEvaluation, FirthPoint, firth_maximum, flic_intercept, run_together
+from streamlr.inference.firth import FirthEvaluation, FirthPoint, firth_maximum, flic_intercept, run_together
+from streamlr.inference.rereading import reading_again
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.firth_task import FirthSums, FirthTask
-from streamlr.rereading import reading_again
 from streamlr.sources import parquet as parquet_source
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parent.parent / "reference"
 CASES = {path.stem: json.loads(path.read_text()) for path in sorted((REFERENCE / "firth").glob("*.json"))}
 PROFILED = [name for name, case in CASES.items() if "intervals" in case]
 # In standard errors. What is promised is 1e-6; R's numbers are good to 1e-9.
@@ -471,7 +471,7 @@ class Rows:
 def test_the_lag_bounds_what_it_is_said_to(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With leverages from the inverse at another point, the score is off by no more than `lag`, whether it
     comes from eigenvalues or, as with more than so many columns, from a norm."""
-    monkeypatch.setattr("streamlr.firth.MOST_EIGENVALUES", columns)
+    monkeypatch.setattr("streamlr.inference.firth.MOST_EIGENVALUES", columns)
     rng = np.random.default_rng(3)
     for scale in (1e-3, 0.1, 1.0, 3.0):
         x = np.column_stack([np.ones(40), rng.normal(size=(40, 4))])

@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from streamlr.inference.profile_intervals import profile_bounds
 from streamlr.newton import Box, Evaluation
-from streamlr.profile_intervals import profile_bounds
 
 Z = NormalDist().inv_cdf(0.975)
 

@@ -37,7 +37,8 @@ from streamlr.design.functions import FUNCTIONS
 from streamlr.design.spec import resolve_spec
 from streamlr.errors import StreamlrError
 from streamlr.events import Listener, silent
-from streamlr.hypotheses import chi_squared_tail
+from streamlr.inference.hypotheses import chi_squared_tail
+from streamlr.inference.rereading import Rereading, reading_again
 from streamlr.kernels.screening import SCORE, SQUARES, WEIGHTED
 from streamlr.linear_algebra import AnyFactor, Hessian, diagonal, factorise, restricted
 from streamlr.model import Model
@@ -45,7 +46,6 @@ from streamlr.passes.memory import available_memory, format_size
 from streamlr.passes.screening_task import Candidate, CellSums, Nuisance, NumberSums, Screened, ScreeningTask
 from streamlr.profiling import named
 from streamlr.report.grids import Field, Grid
-from streamlr.rereading import Rereading, reading_again
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
 

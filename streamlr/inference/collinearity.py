@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from streamlr.errors import StreamlrError
-from streamlr.hypotheses import coefficient_blocks, covariance_root
+from streamlr.inference.hypotheses import coefficient_blocks, covariance_root
 from streamlr.linear_algebra import inverse_of_lower
 from streamlr.report.grids import Field, Grid
 

@@ -23,10 +23,10 @@ from scipy.stats import chi2
 from test_references import CASES, REFERENCE, options_of, read_case
 
 import streamlr
-from streamlr import inference
-from streamlr.collinearity import condition_number, vif
-from streamlr.diagnosis import Collinearity, border_ranks, diagnose, grouped, hosmer_lemeshow
 from streamlr.errors import StreamlrError
+from streamlr.inference import fit_statistics
+from streamlr.inference.collinearity import condition_number, vif
+from streamlr.inference.diagnosis import Collinearity, border_ranks, diagnose, grouped, hosmer_lemeshow
 from streamlr.passes import diagnosis_task
 from streamlr.passes.diagnosis_task import TopRows
 from streamlr.sources.memory import TablePart
@@ -692,7 +692,7 @@ def test_rows_that_do_not_fit_are_refused(
 ) -> None:
     # Columns and 9 numbers a row, 3 copies on one thread, a quarter of what there is.
     least = 4 * 8 * 3 * 10 * (model.design.layout.slots + 9)
-    monkeypatch.setattr("streamlr.diagnosis.available_memory", lambda: least)
+    monkeypatch.setattr("streamlr.inference.diagnosis.available_memory", lambda: least)
     assert len(diagnose(model, flights, top=10, threads=1).influential) == 10
     with pytest.raises(StreamlrError, match=r"11 rows of 13 columns need \d kB on 1 threads"):
         diagnose(model, flights, top=11, threads=1)
@@ -706,5 +706,5 @@ def test_firths_estimate_is_told(flights: pa.Table) -> None:
 
 
 def test_pseudo_r2_of_a_perfect_null_model() -> None:
-    assert inference.nagelkerke_r2(0.0, 0.0, 10.0) is None
-    assert inference.cox_snell_r2(-10.0, -20.0, 40.0) == pytest.approx(1 - math.exp(-0.5), rel=1e-15)
+    assert fit_statistics.nagelkerke_r2(0.0, 0.0, 10.0) is None
+    assert fit_statistics.cox_snell_r2(-10.0, -20.0, 40.0) == pytest.approx(1 - math.exp(-0.5), rel=1e-15)

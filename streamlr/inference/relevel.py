@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr import inference
 from streamlr.design.basis import Basis
 from streamlr.design.columns import Level, find_level
 from streamlr.design.design import Design, terms_with_limits
@@ -27,10 +26,11 @@ from streamlr.design.freeze import empty_cells, ordered_levels
 from streamlr.design.terms import Cells, Coded, Dense, Factor, Meeting, Part, Term, digits_of
 from streamlr.design.values import level_order
 from streamlr.errors import StreamlrError, did_you_mean
+from streamlr.inference import fit_statistics
 from streamlr.linear_algebra import make_symmetric
 
 if TYPE_CHECKING:
-    from streamlr.firth import Firth
+    from streamlr.inference.firth import Firth
     from streamlr.model import Model
 
 Floats = NDArray[np.float64]
@@ -418,7 +418,9 @@ def _moved(model: Model, changed: Design, move: _Move, transfer: Any) -> Model:
     coef = moved(model.coef_of_basis)
     information = moved_covariance(model.conditioned_covariance)
     robust = None if model.robust_covariance is None else moved_covariance(model.robust_covariance)
-    errors = inference.standard_errors(moved.new.covariance_to_raw(information if robust is None else robust))
+    errors = fit_statistics.standard_errors(
+        moved.new.covariance_to_raw(information if robust is None else robust)
+    )
     bounds, firth = _moved_profiles(model, changed, move.place, places)
     return replace(
         model,

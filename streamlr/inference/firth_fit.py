@@ -1,7 +1,7 @@
 """A fit by Firth's penalised likelihood: from the start that any fit has to its maximum, tests and intervals.
 
-`streamlr.firth` knows arrays only; here its evaluations become passes over the data, and what it finds
-becomes numbers of a model. Every search after the maximum shares its passes with the others: the model with
+`firth.py` knows arrays only; here its evaluations become passes over the data, and what it finds becomes
+numbers of a model. Every search after the maximum shares its passes with the others: the model with
 an intercept alone, the intercept of FLIC, the test of every coefficient and both ends of every interval.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.errors import StreamlrError
-from streamlr.firth import (
+from streamlr.inference.firth import (
     Firth,
     FirthEvaluation,
     FirthPoint,
@@ -94,7 +94,7 @@ def penalised_maximum(
 
     Args:
         objective: in its settled basis.
-        coef: not a diverging estimate; see `streamlr.firth.firth_maximum`.
+        coef: not a diverging estimate; see `streamlr.inference.firth.firth_maximum`.
         evaluation: at `coef`.
         tol: distance to the maximum, in standard errors.
         spent: whether the next pass would be one too many; the state then says that it has not converged.

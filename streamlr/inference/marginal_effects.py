@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr import inference
 from streamlr.design.columns import Level, find_level
 from streamlr.design.derivatives import is_smooth_in
 from streamlr.design.design import Design, terms_with_limits
@@ -23,12 +22,13 @@ from streamlr.design.expressions import Call, Column, Expression
 from streamlr.design.terms import Coded, Dense, Factor, Number
 from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.events import Listener, silent
+from streamlr.inference import fit_statistics
+from streamlr.inference.rereading import Rereading, reading_again
 from streamlr.model import Model
 from streamlr.passes.effects_task import Averages, AveragesTask, EffectsTask, EffectSums, Setting
 from streamlr.passes.memory import format_size
 from streamlr.report.grids import Field, Grid
 from streamlr.report.text import listing
-from streamlr.rereading import Rereading, reading_again
 
 Floats = NDArray[np.float64]
 Contrasts = Literal["reference", "pairwise"]
@@ -544,8 +544,8 @@ class _Estimates:
         errors = np.sqrt(np.einsum("ij,ij->i", gradients @ self._covariance, gradients).clip(min=0.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             z = values / errors
-        p = inference.two_sided_p(z)
-        low, high = inference.wald_intervals(values, errors, self._level).T
+        p = fit_statistics.two_sided_p(z)
+        low, high = fit_statistics.wald_intervals(values, errors, self._level).T
         for place, (term, contrast) in enumerate(names):
             numbers = (values, errors, z, p, low, high)
             own = [_finite(array[place]) if known[place] else None for array in numbers]

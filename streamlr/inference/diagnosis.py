@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr import inference
-from streamlr.collinearity import condition_number, vif
 from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.events import Listener, silent
-from streamlr.hypotheses import chi_squared_tail
+from streamlr.inference import fit_statistics
+from streamlr.inference.collinearity import condition_number, vif
+from streamlr.inference.hypotheses import chi_squared_tail
+from streamlr.inference.rereading import Rereading, reading_again
 from streamlr.linear_algebra import factorise
 from streamlr.model import Model
 from streamlr.newton import Box, Evaluation, newton
@@ -47,7 +48,6 @@ from streamlr.passes.diagnosis_task import (
     probability_of_key,
 )
 from streamlr.passes.memory import available_memory, format_size
-from streamlr.rereading import Rereading, reading_again
 from streamlr.sources.parquet import ParquetSource
 
 Floats = NDArray[np.float64]
@@ -110,8 +110,8 @@ class Collinearity:
     """How much the columns of the model say what others say, from its information alone.
 
     condition_number, and with the intercept taken out of the other columns centred_condition_number: Belsley,
-    Kuh and Welsch 1980, see `streamlr.collinearity.condition_number`; None without columns. vif: dicts with
-    "term", "gvif", "df", "per_df", Fox and Monette 1992, see `streamlr.collinearity.vif`.
+    Kuh and Welsch 1980, see `collinearity.condition_number`; None without columns. vif: dicts with "term",
+    "gvif", "df", "per_df", Fox and Monette 1992, see `collinearity.vif`.
     """
 
     condition_number: float | None
@@ -129,9 +129,9 @@ class Diagnosis:
     pearson_chi2: sum over rows of w (k - n p)**2 / (n p q), McCullagh and Nelder 1989, section 2.2.4 (R:
         `sum(residuals(fit, "pearson")^2)`). dispersion: that over df_resid (ibid., 4.5.2).
     deviance: 2 (log L of a parameter a row - log L). deviance_dispersion: that over df_resid.
-    pseudo_r2: "mcfadden", "cox_snell", "nagelkerke" of the fit (see `streamlr.inference`), and "tjur" of
-        these rows: mean p of successes less mean p of failures, weighted (Tjur 2009, The American
-        Statistician 63, 366-372; R: `performance::r2_tjur`).
+    pseudo_r2: "mcfadden", "cox_snell", "nagelkerke" of the fit (see `fit_statistics`), and "tjur" of these
+        rows: mean p of successes less mean p of failures, weighted (Tjur 2009, The American Statistician 63,
+        366-372; R: `performance::r2_tjur`).
     log_loss, brier: means over trials of -log p(outcome) and (outcome - p)**2, weighted.
     loo_log_loss, loo_brier: the same where each row's p is that of the fit without it, to one Newton step
         from the fit with it: eta_i - x_i'Vx_i s_i / (1 - h_i), s_i the derivative of the row's log-likelihood
@@ -410,8 +410,8 @@ def _concluded(
         deviance_dispersion=_ratio(deviance, df),
         pseudo_r2={
             "mcfadden": model.prsquared,
-            "cox_snell": inference.cox_snell_r2(model.llf, model.llnull, model.nobs),
-            "nagelkerke": inference.nagelkerke_r2(model.llf, model.llnull, model.nobs),
+            "cox_snell": fit_statistics.cox_snell_r2(model.llf, model.llnull, model.nobs),
+            "nagelkerke": fit_statistics.nagelkerke_r2(model.llf, model.llnull, model.nobs),
             "tjur": tjur_r2(first.p_of_successes, first.successes, first.p_of_failures, first.failures),
         },
         log_loss=_ratio(first.loss, trials),
@@ -588,7 +588,7 @@ def _link_test(sums: LinkSums, point: LinkPoint, later: _Later) -> tuple[LinkTes
         return None, ["no link test: its regression has no finite maximum, or could not be taken to it."]
     back = _powers_map(-point.centre / point.spread, 1.0 / point.spread)
     coef = back.T @ last.coef
-    errors = inference.standard_errors(back.T @ covariance(last.evaluation.hessian) @ back)
+    errors = fit_statistics.standard_errors(back.T @ covariance(last.evaluation.hessian) @ back)
     rows = [_tidy(value, error) for value, error in zip(coef, errors, strict=True)]
     return LinkTest(*rows), []
 
@@ -644,7 +644,7 @@ def _tidy(estimate: float, error: float) -> dict[str, float | None]:
         "estimate": float(estimate),
         "std_error": float(error),
         "statistic": float(z),
-        "p_value": float(inference.two_sided_p(np.array([z]))[0]),
+        "p_value": float(fit_statistics.two_sided_p(np.array([z]))[0]),
     }
 
 

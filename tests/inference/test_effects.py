@@ -24,12 +24,12 @@ import pytest
 from scipy.special import expit
 
 import streamlr
-from streamlr import marginal_effects
 from streamlr.design.design import Design
 from streamlr.errors import StreamlrError
-from streamlr.marginal_effects import NUMBERS, Effect, Effects, effects
+from streamlr.inference import marginal_effects
+from streamlr.inference.marginal_effects import NUMBERS, Effect, Effects, effects
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parent.parent / "reference"
 CASES: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text()) for path in sorted((REFERENCE / "effects").glob("*.json"))
 }

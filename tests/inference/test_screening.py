@@ -16,10 +16,10 @@ from scipy import stats
 
 import streamlr
 from streamlr.errors import StreamlrError
-from streamlr.screening import Screening, benjamini_hochberg, screen
+from streamlr.inference.screening import Screening, benjamini_hochberg, screen
 from streamlr.sources.open import open_source
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parent.parent / "reference"
 # scripts/make_screening_references.R wrote each from R's anova(test = "Rao").
 CASES: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text()) for path in sorted((REFERENCE / "screening").glob("*.json"))
@@ -509,12 +509,12 @@ def test_penalised_models_are_refused(rows):
 def test_tables_that_do_not_fit_are_refused(rows, monkeypatch):
     table = as_nulls(rows)
     model = streamlr.fit(table, "y ~ x + group")
-    monkeypatch.setattr("streamlr.screening.available_memory", lambda: 2_000)
+    monkeypatch.setattr("streamlr.inference.screening.available_memory", lambda: 2_000)
     with pytest.raises(StreamlrError, match=r"1 candidates against 4 columns .* above a quarter"):
         screen(model, table, ["near"], threads=1)
     # Room for the sums, and for the information of one candidate with gaps or twelve levels.
     other = table.append_column("other", pa.array(rows["near"], mask=np.arange(len(rows["y"])) % 9 == 0))
-    monkeypatch.setattr("streamlr.screening.available_memory", lambda: 9_600)
+    monkeypatch.setattr("streamlr.inference.screening.available_memory", lambda: 9_600)
     assert len(screen(model, other, ["gap"], threads=1).rows) == 1
     with pytest.raises(
         StreamlrError, match=r"520 B .* 0 levels, .* 2 candidates with missing values, of 400 B"
@@ -531,7 +531,7 @@ def test_room_is_checked_where_parts_meet(rows, parquet, monkeypatch):
     """No part has more than a few of the levels, all together have 18 cells."""
     path = parquet(pa.table(rows).sort_by("letter"), rows_per_group=150)
     model = streamlr.fit(path, "y ~ x + group")
-    monkeypatch.setattr("streamlr.screening.available_memory", lambda: 9_600)
+    monkeypatch.setattr("streamlr.inference.screening.available_memory", lambda: 9_600)
     with pytest.raises(StreamlrError, match=r"560 B .* 1[5-8] levels, or cells of levels"):
         screen(model, path, ["letter:group"], threads=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from streamlr.inference import (
+from streamlr.inference.fit_statistics import (
     aic,
     bic,
     mcfadden_r2,

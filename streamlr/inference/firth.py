@@ -24,7 +24,7 @@ The Hessian of f is I plus that of the penalty, of which there are no sums; it i
 from point to point (a structured secant update: Dennis and Schnabel 1983, Numerical Methods for Unconstrained
 Optimization and Nonlinear Equations, chapters 9 and 10). Searches are generators that ask for an evaluation
 and are sent it, so that any number of them advance in the same passes. They are not those of
-`streamlr.profile_intervals`, which count on exact gradients and Hessians.
+`streamlr.inference.profile_intervals`, which count on exact gradients and Hessians.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, special
 
-from streamlr import inference
 from streamlr.design.design import terms_with_limits
 from streamlr.design.expressions import Column
 from streamlr.design.features import unwrapped
 from streamlr.design.terms import Variable
 from streamlr.errors import StreamlrError, did_you_mean
+from streamlr.inference import fit_statistics
 from streamlr.linear_algebra import cholesky
 from streamlr.report.grids import Field, Grid
 
@@ -228,8 +228,8 @@ def wald_test(
     statistic = float(whitened @ whitened)
     errors = np.sqrt(root.variances())
     z = (estimates - against) / errors
-    intervals = inference.wald_intervals(estimates, errors, level)
-    columns = (estimates, against, errors, z, inference.two_sided_p(z), *intervals.T)
+    intervals = fit_statistics.wald_intervals(estimates, errors, level)
+    columns = (estimates, against, errors, z, fit_statistics.two_sided_p(z), *intervals.T)
     rows = [Contrast(label, *map(float, numbers)) for label, *numbers in zip(labels, *columns, strict=True)]
     return WaldTest(
         hypothesis=shown,
