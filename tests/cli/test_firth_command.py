@@ -1,7 +1,8 @@
 """`fit --firth` and `--flic` on the command line.
 
 Numbers have references of their own in tests/inference/test_firth.py; here it matters that the options
-arrive, that separated data end well, that the result says by which likelihood it is, and that misuse is refused.
+arrive, that separated data end well, that the result says by which likelihood it is, and that misuse is
+refused.
 """
 
 from __future__ import annotations
