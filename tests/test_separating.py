@@ -556,6 +556,7 @@ def test_policies() -> None:
     summary = str(model.summary())
     assert "separated, to +∞" in summary
     assert "separated: mark → +∞" in summary
+    assert "aliased" not in summary
 
 
 def test_error_is_raised_for_any_kind_and_nothing_is_left_to_drop() -> None:

@@ -190,8 +190,9 @@ class Summary:
             if absorbed["set_aside"]:
                 line += f"; {absorbed['set_aside']:,} more have one outcome only"
             lines.append(line)
-        if self._result["aliased"]:
-            lines.append(f"aliased (combinations of earlier terms): {listing(self._result['aliased'])}")
+        aliased = [term for term in self._result["aliased"] if term not in about["separated"]]
+        if aliased:
+            lines.append(f"aliased (combinations of earlier terms): {listing(aliased)}")
         if len(about["set_aside"]) > MOST_WITHOUT:
             lines.append(f"set aside, always one outcome: {listing(list(about['set_aside']))}")
         if about["separated"]:
