@@ -64,6 +64,72 @@ class Scratch(NamedTuple):
 
 
 @kernel
+def add_weighted_tile(
+    tile: Floats,
+    slope: Floats,
+    curvature: Floats,
+    root: Floats,
+    rows: Rows,
+    conditioning: Conditioning,
+    first: int,
+    count: int,
+    totals: Totals,
+    scratch: Scratch,
+):
+    """Add sum of slope x to the gradient and sum of curvature x x' to the tables of the Hessian, of a tile.
+
+    Rows [first, first + count); `slope` and `curvature` (t,), not negative the latter. `tile` and `root` (t,)
+    are used up.
+    """
+    dense = conditioning.dense
+    starts = conditioning.starts
+    for i in range(count):
+        root[i] = math.sqrt(curvature[i])
+    weigh_tile(tile, slope, root, count, dense, totals.gradient)
+    add_gram(tile, count, dense, totals.gram)
+    add_factors(
+        tile,
+        root,
+        curvature,
+        slope,
+        rows.codes,
+        starts,
+        conditioning.plain,
+        totals.widths,
+        totals.pair_starts,
+        first,
+        count,
+        dense,
+        conditioning.intercept,
+        totals.gradient,
+        totals.diagonal,
+        totals.cross,
+        totals.pairs,
+    )
+    add_scaled_factors(
+        tile,
+        conditioning.scales,
+        root,
+        curvature,
+        slope,
+        rows.codes,
+        starts,
+        conditioning.plain,
+        totals.widths,
+        totals.pair_starts,
+        first,
+        count,
+        dense,
+        conditioning.intercept,
+        scratch.work[7],
+        totals.gradient,
+        totals.diagonal,
+        totals.cross,
+        totals.pairs,
+    )
+
+
+@kernel
 def add_block(
     rows: Rows, conditioning: Conditioning, coef, with_hessian: bool, totals: Totals, scratch: Scratch
 ):
@@ -80,7 +146,6 @@ def add_block(
     slope = scratch.work[4]
     curvature = scratch.work[5]
     root = scratch.work[6]
-    starts = conditioning.starts
     scalars = totals.scalars
     for first in range(0, n, length):
         count = min(length, n - first)
@@ -103,50 +168,7 @@ def add_block(
             add_dense_gradient(tile, slope, count, dense, totals.gradient)
             add_factor_gradient(tile, slope, rows, conditioning, first, count, totals.gradient)
             continue
-        for i in range(count):
-            root[i] = math.sqrt(curvature[i])
-        weigh_tile(tile, slope, root, count, dense, totals.gradient)
-        add_gram(tile, count, dense, totals.gram)
-        add_factors(
-            tile,
-            root,
-            curvature,
-            slope,
-            rows.codes,
-            starts,
-            conditioning.plain,
-            totals.widths,
-            totals.pair_starts,
-            first,
-            count,
-            dense,
-            conditioning.intercept,
-            totals.gradient,
-            totals.diagonal,
-            totals.cross,
-            totals.pairs,
-        )
-        add_scaled_factors(
-            tile,
-            conditioning.scales,
-            root,
-            curvature,
-            slope,
-            rows.codes,
-            starts,
-            conditioning.plain,
-            totals.widths,
-            totals.pair_starts,
-            first,
-            count,
-            dense,
-            conditioning.intercept,
-            scratch.work[7],
-            totals.gradient,
-            totals.diagonal,
-            totals.cross,
-            totals.pairs,
-        )
+        add_weighted_tile(tile, slope, curvature, root, rows, conditioning, first, count, totals, scratch)
 
 
 @kernel

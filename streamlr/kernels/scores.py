@@ -7,19 +7,13 @@ else has worked out. The kernels here take those numbers, one for each row of a 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.kernels.block import Scratch, Totals
+from streamlr.kernels.block import Scratch, Totals, add_weighted_tile
 from streamlr.kernels.gram import (
     add_dense_gradient,
     add_factor_gradient,
-    add_factors,
-    add_gram,
-    add_scaled_factors,
-    weigh_tile,
 )
 from streamlr.kernels.jit import kernel, use_widest_vectors
 from streamlr.kernels.logistic import probabilities
@@ -87,60 +81,16 @@ def add_row_products(
     n = weight.size
     tile = scratch.tile
     length = tile.shape[1]
-    dense = conditioning.dense
     slope = scratch.work[4]
     curvature = scratch.work[5]
     root = scratch.work[6]
-    starts = conditioning.starts
     for first in range(0, n, length):
         count = min(length, n - first)
         fill_tile(rows, conditioning, first, count, tile, root)
         for i in range(count):
             slope[i] = 0.0
             curvature[i] = weight[first + i]
-            root[i] = math.sqrt(weight[first + i])
-        weigh_tile(tile, slope, root, count, dense, totals.gradient)
-        add_gram(tile, count, dense, totals.gram)
-        add_factors(
-            tile,
-            root,
-            curvature,
-            slope,
-            rows.codes,
-            starts,
-            conditioning.plain,
-            totals.widths,
-            totals.pair_starts,
-            first,
-            count,
-            dense,
-            conditioning.intercept,
-            totals.gradient,
-            totals.diagonal,
-            totals.cross,
-            totals.pairs,
-        )
-        add_scaled_factors(
-            tile,
-            conditioning.scales,
-            root,
-            curvature,
-            slope,
-            rows.codes,
-            starts,
-            conditioning.plain,
-            totals.widths,
-            totals.pair_starts,
-            first,
-            count,
-            dense,
-            conditioning.intercept,
-            scratch.work[7],
-            totals.gradient,
-            totals.diagonal,
-            totals.cross,
-            totals.pairs,
-        )
+        add_weighted_tile(tile, slope, curvature, root, rows, conditioning, first, count, totals, scratch)
 
 
 @kernel
