@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streamlr.design.encoding import Tally
 from streamlr.design.keys import crossed
 from streamlr.errors import StreamlrError
+from streamlr.kernels.keys import count_union, merge_tables
 from streamlr.kernels.levels import add_rows
 from streamlr.kernels.scores import add_cluster_scores, add_row_products, fitted_rows, quadratic_forms
 from streamlr.kernels.tile import Block, Conditioning
@@ -60,12 +61,10 @@ class ClusterScores:
             return self
         if not len(self.keys):
             return other
-        both = np.union1d(self.keys, other.keys)
-        table = np.zeros((len(both), self.table.shape[1]))
-        for part in (self, other):
-            places = np.searchsorted(both, part.keys).astype(np.int32)
-            add_rows(part.table, places, table)
-        return ClusterScores(both, table)
+        keys = np.empty(count_union(self.keys, other.keys), dtype=np.int64)
+        table = np.empty((len(keys), self.table.shape[1]))
+        merge_tables(self.keys, self.table, other.keys, other.table, keys, table)
+        return ClusterScores(keys, table)
 
 
 @dataclass
