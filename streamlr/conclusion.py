@@ -59,8 +59,8 @@ def conclude(
     of directions that separate rows.
 
     `choice`: the covariance to report. `profile`: terms whose intervals are profiled, all of them where it is
-    empty, None: none. `flic`: whether to correct the intercept of a penalised fit. `limit`: bytes for sums by
-    cluster and for searches, where there are any.
+    empty, None: none. `flic`: whether to correct the intercept of a penalised fit. `limit`: resident
+    size of the process to keep to, with sums by cluster and searches where there are any.
     """
     assert objective.first is not None
     design, basis, first = objective.design, objective.basis, objective.first
@@ -85,7 +85,8 @@ def conclude(
             choice,
             inverse_information,
             parameters=len(active) + _absorbed_parameters(objective, state),
-            limit=limit,
+            limit=max(limit - resident_bytes(), 0),
+            threads=session.workers.threads,
         )
         std_errors = _raw_errors(basis, robust.matrix, active, len(names))
     bounds = None if penalised is None else penalised.bounds
@@ -163,7 +164,7 @@ def _profile(
     functionals = np.zeros((len(places), len(state.coef)))
     functionals[:, : len(active)] = objective.map_to_raw()[places]
     waiting = 2 + session.workers.threads
-    at_once = max(int(limit // 2 // (8 * design.layout.cells * waiting)), 1)
+    at_once = max(int(limit // 4 // (8 * design.layout.cells * waiting)), 1)
     found = profile_bounds(
         objective.at_points, state.coef, state.evaluation, functionals, level=level, at_once=at_once
     )
@@ -195,7 +196,7 @@ def _penalised(
         # The penalised likelihood tells of its own maximum, which has another intercept.
         places = places[places != intercept]
     sums = layout.cells * (2 + session.workers.threads)
-    at_once = max(int(limit // 2 // (8 * (sums + MATRICES_OF_SEARCH * len(active) ** 2))), 1)
+    at_once = max(int(limit // 4 // (8 * (sums + MATRICES_OF_SEARCH * len(active) ** 2))), 1)
     found = penalised_inference(
         objective,
         state,

@@ -40,7 +40,6 @@ from streamlr.passes.session import Session
 from streamlr.passes.spool import Spool
 from streamlr.passes.sums import load_kernels
 from streamlr.profiling import (
-    OWN_SIZE,
     features_to_profile,
     leave_out_by_metadata,
     named,
@@ -240,7 +239,7 @@ def fit(
             choice=choice,
             profile=profiled,
             flic=flic,
-            limit=limit - OWN_SIZE,
+            limit=limit,
             separated=separated,
             conf_level=conf_level,
             tol=tol,

@@ -23,7 +23,7 @@ from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.firth_task import FirthSums, FirthTask
 from streamlr.passes.leaves import Task
 from streamlr.passes.points import Points, PointsTask
-from streamlr.passes.scores import Clustered, ClusterTask, Meat, MeatTask
+from streamlr.passes.scores import Clustered, ClusterTask, Meat, MeatTask, Room
 from streamlr.passes.sides import Near, NearTask, Sides, SidesTask
 from streamlr.passes.sums import Sums
 from streamlr.passes.tasks import Probe, ProbeTask, Rivals, RivalsTask, SumsTask
@@ -262,7 +262,7 @@ class Objective:
         meat: Meat = runner(task, Meat.merge)
         return meat
 
-    def cluster_scores(self, coef: Floats, limit: int, shares: Floats | None) -> Clustered:
+    def cluster_scores(self, coef: Floats, room: Room, shares: Floats | None) -> Clustered:
         """Sums of scores by cluster at `coef` (active,); see `streamlr.passes.scores.ClusterTask`."""
         task = ClusterTask(
             self.design,
@@ -270,7 +270,7 @@ class Objective:
             self._row_cache,
             self.expand(coef),
             self.counts_frequencies,
-            limit,
+            room,
             shares,
         )
         found: Clustered = self._row_runner(task, Clustered.merge)

@@ -21,6 +21,7 @@ from streamlr.errors import StreamlrError
 from streamlr.linear_algebra import Bordered, Hessian, Inverse, restricted
 from streamlr.newton import State
 from streamlr.objective import Objective
+from streamlr.passes.scores import Room
 
 Floats = NDArray[np.float64]
 
@@ -84,16 +85,20 @@ def robust_covariance(
     *,
     parameters: float,
     limit: int,
+    threads: int,
 ) -> RobustCovariance:
     """The covariance of a choice other than "nonrobust", by one pass at the estimate.
 
     `inverse_information` (active own, active own) in the basis; `parameters`: how many are estimated,
-    absorbed effects included; `limit`: bytes for sums by cluster. Raises `StreamlrError`.
+    absorbed effects included; `limit`: bytes for sums by cluster, `threads`: how many add them up. Raises
+    `StreamlrError`.
     """
     bread = inverse_information.matrix if isinstance(inverse_information, Inverse) else inverse_information
     hessian = state.evaluation.hessian
     if choice.kind == "cluster":
-        return _clustered(objective, state.coef, choice, bread, hessian, parameters, limit)
+        assert objective.first is not None
+        room = Room(limit, objective.first.tally.rows_used, threads)
+        return _clustered(objective, state.coef, choice, bread, hessian, parameters, room)
     power = POWERS.get(choice.kind, 0)
     if power and isinstance(hessian, Bordered):
         raise StreamlrError(
@@ -136,7 +141,7 @@ def _clustered(
     bread: Floats,
     hessian: Hessian,
     parameters: float,
-    limit: int,
+    room: Room,
 ) -> RobustCovariance:
     layout = objective.design.layout
     own = np.flatnonzero(objective.basis.active[: layout.own_columns])
@@ -146,7 +151,7 @@ def _clustered(
         shares = np.zeros((int(layout.starts[-1]), layout.levels[-1]))
         estimated = np.flatnonzero(objective.basis.active[layout.own_columns :])
         shares[np.ix_(slots, estimated)] = hessian.border / hessian.tail
-    found = objective.cluster_scores(coef, limit, shares)
+    found = objective.cluster_scores(coef, room, shares)
     covariance = np.zeros_like(bread)
     degrees = 1.0
     if choice.small_sample == "full":

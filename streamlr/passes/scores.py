@@ -8,7 +8,7 @@ each key that a leaf has seen, and merging two leaves adds the rows of those tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,6 @@ from streamlr.passes.tasks import DesignTask
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
 
-# Tables of cluster sums at the widest moment of a merge: two, what comes of them, and one that waits.
-COPIES = 4
 # Rows whose shares of absorbed effects are formed at once.
 ROWS_AT_ONCE = 1 << 14
 
@@ -55,38 +53,50 @@ class ClusterScores:
     keys: Keys
     table: Floats
 
-    def merge(self, other: ClusterScores) -> ClusterScores:
-        """Add another part's."""
-        if not len(other.keys):
-            return self
-        if not len(self.keys):
-            return other
-        keys = np.empty(count_union(self.keys, other.keys), dtype=np.int64)
-        table = np.empty((len(keys), self.table.shape[1]))
+    def merge(self, other: ClusterScores, clusters: int) -> ClusterScores:
+        """Both added together, which makes so many clusters."""
+        keys = np.empty(clusters, dtype=np.int64)
+        table = np.empty((clusters, self.table.shape[1]))
         merge_tables(self.keys, self.table, other.keys, other.table, keys, table)
         return ClusterScores(keys, table)
 
 
+@dataclass(frozen=True)
+class Room:
+    """Bytes for the tables of clusters, `rows` in all to be added up by so many threads."""
+
+    limit: int
+    rows: int
+    threads: int
+
+
 @dataclass
 class Clustered:
-    """The sums of every way to cluster: by each column, and by both crossed behind them."""
+    """The sums of every way to cluster, of `rows`: by each column, and by both crossed behind them."""
 
     ways: list[ClusterScores]
+    room: Room
+    rows: int = 0
     observations: float = 0.0
-    limit: int = field(default=0, compare=False)
 
     def merge(self, other: Clustered) -> Clustered:
-        """Add another part's. Raises `StreamlrError` where the tables outgrow the limit on memory."""
-        size = COPIES * 8 * sum(each.table.size for part in (self, other) for each in part.ways) // 2
-        if size > self.limit:
-            most = max(len(each.keys) for each in (*self.ways, *other.ways))
-            raise StreamlrError(
-                f"the scores of {most:,} clusters and more with {self.ways[0].table.shape[1]:,} columns need "
-                f"{format_size(size)} while they are added up, above --memory {format_size(self.limit)}. "
-                "Raise --memory, or cluster by a coarser column."
-            )
-        self.ways = [own.merge(theirs) for own, theirs in zip(self.ways, other.ways, strict=True)]
+        """Add another part's. Raises `StreamlrError` where the tables outgrow the room for them."""
+        pairs = list(zip(self.ways, other.ways, strict=True))
+        clusters = [count_union(own.keys, theirs.keys) for own, theirs in pairs]
+        self.rows += other.rows
         self.observations += other.observations
+        # While these are merged other threads merge tables of as many rows, if there are so many.
+        at_once = min(float(self.room.threads), max(self.room.rows / max(self.rows, 1), 1.0))
+        slots = self.ways[0].table.shape[1]
+        tables = sum(len(own.keys) + len(theirs.keys) for own, theirs in pairs) + sum(clusters)
+        size = int(8 * (1 + slots) * tables * at_once)
+        if size > self.room.limit:
+            raise StreamlrError(
+                f"the scores of {max(clusters):,} clusters and more with {slots:,} columns need "
+                f"{format_size(size)} while they are added up, of which --memory leaves "
+                f"{format_size(self.room.limit)}. Raise --memory, or cluster by a coarser column."
+            )
+        self.ways = [own.merge(theirs, count) for (own, theirs), count in zip(pairs, clusters, strict=True)]
         return self
 
 
@@ -171,13 +181,12 @@ class ClusterTask(DesignTask):
     """Sums of scores at `coef` (k,) by cluster.
 
     `shares` (slots of the own columns, levels): of an absorbed factor, what regression on its levels takes
-    out of each column; the scores are then those of the other columns with that taken out. `limit`: bytes
-    that the tables may take.
+    out of each column; the scores are then those of the other columns with that taken out.
     """
 
     coef: Floats
     frequencies: bool
-    limit: int
+    room: Room
     shares: Floats | None = None
 
     @property
@@ -195,7 +204,7 @@ class ClusterTask(DesignTask):
         coef = layout.to_slots(self.coef)
         columns = len(self.design.clusters)
         count = columns + (columns > 1)
-        found = Clustered([_none(slots) for _ in range(count)], limit=self.limit)
+        found = Clustered([_none(slots) for _ in range(count)], self.room)
         for block in self.blocks(parts, Tally()):
             n = block.success.size
             eta, p, q = np.empty(n), np.empty(n), np.empty(n)
@@ -212,7 +221,7 @@ class ClusterTask(DesignTask):
                 # A cluster of rows that count for nothing is none.
                 counts = np.bincount(places, scores.trials > 0.0) > 0.0
                 ways.append(ClusterScores(seen[counts], table[counts]))
-            found = found.merge(Clustered(ways, float(scores.trials.sum()), self.limit))
+            found = found.merge(Clustered(ways, self.room, n, float(scores.trials.sum())))
             del block
         return found
 
