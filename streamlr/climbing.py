@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from streamlr.design.design import terms_with_limits
 from streamlr.design.freeze import SeparationPolicy
+from streamlr.errors import remedies
 from streamlr.events import PassDone
 from streamlr.inference.firth_fit import penalised_maximum
 from streamlr.newton import Evaluation, State, newton
@@ -70,6 +71,8 @@ def climb(
     Raises `SeparationError` where there are any and they are not to be set aside, or none is left.
     """
     found = Separation(objective)
+    # Levels and cells that the profile has set aside are a separation that is not to be passed over.
+    is_error = separation == "error" and bool(_levels_aside(objective))
     lost: list[int] = []
     doubts, guesses, noted, before, asked = 0, 0, 0, 0, False
     while True:
@@ -95,7 +98,7 @@ def climb(
                     thorough=not suspicion.is_guess,
                 )
         except UnsettledError:
-            if found.proofs and separation != "drop":
+            if is_error or (found.proofs and separation != "drop"):
                 break
             if state.status == "stalled":
                 break
@@ -111,7 +114,7 @@ def climb(
         if proof is None:
             # The maximum is finite and only far away: Newton goes on from where it gave up.
             doubts += 1
-            if state.status == "stalled":
+            if state.status == "stalled" or (is_error and doubts > MOST_DOUBTS):
                 break
             if doubts > MOST_DOUBTS:
                 raise not_separated()
@@ -130,17 +133,44 @@ def climb(
             found.settled = True
             break
         doubts, guesses, noted, before, asked = 0, 0, 0, 0, False
+    if not found.proofs and is_error:
+        raise separation_error(_by_levels(objective), unsettled=not found.settled)
     if not found.proofs:
         return objective, state, [], None
     finding = found.finding()
-    if separation != "drop" or not (found.overlapping and objective.basis.active.any()):
-        raise separation_error(_with_levels(finding, found.whole), unsettled=not found.settled)
+    is_left = bool(found.overlapping and objective.basis.active.any())
+    if separation != "drop" or not is_left:
+        finding = _with_levels(finding, found.whole)
+        if found.settled and not is_left:
+            finding["advice"] = remedies(None)  # nothing is left to fit beside them
+        raise separation_error(finding, unsettled=not found.settled)
     return objective, state, lost, finding
+
+
+def _levels_aside(objective: Objective) -> dict[str, int]:
+    """Names of levels and cells that the profile has set aside, each with the outcome it always had."""
+    absorbed = {
+        f"{factor.name}[T.{level}]": outcome
+        for factor in objective.design.categories
+        if factor.absorbed
+        for level, outcome in factor.set_aside
+    }
+    return {**terms_with_limits(objective.design), **absorbed}
+
+
+def _by_levels(objective: Objective) -> dict[str, Any]:
+    """The finding where nothing separates the rows that the profile has left."""
+    assert objective.first is not None
+    tally = objective.first.tally
+    # No row has been asked whether another direction moves these levels the other way.
+    terms = set_aside_terms(_levels_aside(objective), None)
+    finding = finding_of(terms, tally.rows_set_aside, tally.rows_used)
+    return {**finding, "advice": remedies("levels")}
 
 
 def _with_levels(finding: dict[str, Any], whole: Objective) -> dict[str, Any]:
     """The finding together with levels and cells that the profile had set aside already."""
-    limits = terms_with_limits(whole.design)
+    limits = _levels_aside(whole)
     if not limits:
         return finding
     assert whole.first is not None

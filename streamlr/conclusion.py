@@ -36,6 +36,8 @@ Floats = NDArray[np.float64]
 
 # Empty cells of interactions that are listed by name.
 MOST_NAMED = 10_000
+# Terms without a standard error that a remark names.
+MOST_TOLD = 10
 # Matrices (k, k) that a search over the penalised likelihood keeps beside the sums it is sent.
 MATRICES_OF_SEARCH = 8
 
@@ -89,6 +91,13 @@ def conclude(
             threads=session.workers.threads,
         )
         std_errors = _raw_errors(basis, robust.matrix, active, len(names))
+        without = [names[column] for column in active[np.isnan(std_errors)]]
+        if without:
+            session.remark(
+                f"remark: the two-way clustered variance of {len(without):,} terms is negative, so that they "
+                f"have no standard error ({', '.join(without[:MOST_TOLD])}"
+                f"{', …' if len(without) > MOST_TOLD else ''}); that happens with few clusters"
+            )
     bounds = None if penalised is None else penalised.bounds
     if penalised is None and profile is not None and state.status == "converged":
         bounds = _profile(session, objective, state, active, profile, conf_level, limit)
@@ -232,7 +241,8 @@ def places_of_terms(design: Design, names: Sequence[str], wanted: Sequence[str])
         meant = {word, *design.column_names[columns]}
         places = [place for place, name in enumerate(names) if name in meant]
         if not places:
-            hint = did_you_mean(word, [*names, *design.term_columns])
+            known = [*names, *design.term_columns]
+            hint = did_you_mean(word, [name for name in known if name != word])
             raise StreamlrError(f"no term '{word}' with an estimate, so it has no interval to profile.{hint}")
         found.update(places)
     return np.array(sorted(found), dtype=np.int64)

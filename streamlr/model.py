@@ -19,6 +19,7 @@ from streamlr.design.basis import Basis
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.encoding import Unseen
 from streamlr.design.terms import Factor
+from streamlr.errors import StreamlrError
 from streamlr.inference import fit_statistics
 from streamlr.inference.firth import Firth
 from streamlr.linear_algebra import Inverse
@@ -122,7 +123,8 @@ class Model:
     def zvalues(self) -> Floats:
         """(k,) estimates over standard errors; where a penalised likelihood was profiled, signed roots of the
         likelihood-ratio statistics."""
-        wald = self.params / self.bse
+        with np.errstate(divide="ignore", invalid="ignore"):  # few clusters can leave an error of zero
+            wald = self.params / self.bse
         roots = None if self.firth is None else self.firth.roots
         return wald if roots is None else np.where(np.isnan(roots), wald, roots)
 
@@ -183,13 +185,16 @@ class Model:
         """(k, 2) intervals; `level` defaults to the one of the fit.
 
         Wald's, and by the profile likelihood for terms that were profiled, at the level that they were
-        profiled for.
+        profiled for; NaN for an end of those that was not found. Raises `StreamlrError` for another level.
         """
         wanted = self.conf_level if level is None else level
+        if not 0.0 < wanted < 1.0:
+            raise StreamlrError(f"a confidence level lies between 0 and 1, not at {wanted:g}.")
         found = fit_statistics.wald_intervals(self.params, self.bse, wanted)
         if self.profile_bounds is None or wanted != self.profile_level:
             return found
-        return np.where(np.isnan(self.profile_bounds), found, self.profile_bounds)
+        not_profiled = np.isnan(self.profile_bounds).all(axis=1, keepdims=True)
+        return np.where(not_profiled, found, self.profile_bounds)
 
     def cov_params(self, *, robust: bool = True) -> Floats:
         """(k, k) covariance of `params`, of the type that `bse` has; without `robust` the inverse of the

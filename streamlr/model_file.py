@@ -13,12 +13,14 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamlr.design.basis import Basis
 from streamlr.design.columns import sorted_levels
 from streamlr.design.cuts import Cut
 from streamlr.design.design import Design
+from streamlr.design.encoding import Encoder
 from streamlr.design.expressions import Call, nodes_of, parse_expression, text_of
 from streamlr.design.features import Feature, Reader
 from streamlr.design.functions import FUNCTIONS
@@ -26,6 +28,7 @@ from streamlr.design.profile import Merging
 from streamlr.design.terms import Cells, Factor, Number, Term, Variable
 from streamlr.errors import StreamlrError
 from streamlr.inference.firth import Firth
+from streamlr.model_document import check_document, parsed
 from streamlr.whole_file import written_whole
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def read_model(path: str) -> Model:
     """The model of a file. Raises `StreamlrError` for anything that is not one."""
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            content = parsed(file.read())
     except OSError as error:
         raise StreamlrError(f"cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -59,10 +62,16 @@ def read_model(path: str) -> Model:
             "Fit again."
         )
     try:
-        return _from_json(content)
+        check_document(content)
+        with np.errstate(all="ignore"):
+            model = _from_json(content)
+            _check_encoding(model.design)
+        return model
     except StreamlrError as error:
         raise StreamlrError(f"{path} is damaged: {error}") from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+    except ValueError as error:
+        raise StreamlrError(f"{path} is damaged: {error}.") from error
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise StreamlrError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
 
 
@@ -181,6 +190,22 @@ def _from_json(content: dict[str, Any]) -> Model:
         if penalty is None
         else Firth.from_dict(penalty, _numbers_or_none(penalty["roots"], k) if "roots" in penalty else None),
     )
+
+
+def _check_encoding(design: Design) -> None:
+    """Encode a row, so that what functions have learned is known to be whole. Raises what encoding raises."""
+    for variable in design.variables:
+        for column in variable.feature.columns:
+            if column not in design.reader.kinds:
+                raise ValueError(f"the kind of column {column!r} is missing")
+    types = {"number": pa.float64(), "text": pa.string(), "logical": pa.bool_(), "time": pa.timestamp("us")}
+    values = {"number": 1.0, "text": "", "logical": True, "time": 0}
+    kinds = [design.reader.kinds.get(name, "number") for name in design.feature_columns]
+    arrays = [pa.array([values[kind]], types[kind]) for kind in kinds]
+    schema = pa.schema(
+        [(name, types[kind]) for name, kind in zip(design.feature_columns, kinds, strict=True)]
+    )
+    Encoder(design).encode_features(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
 
 def _design_to_json(design: Design) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from streamlr.design.freeze import (
     mergings,
     number_of,
     review,
-    separation_by_levels,
     variables_of,
     without_columns,
 )
@@ -216,8 +215,6 @@ def profile_and_freeze(
         if not cells or separation == "keep":
             break
         findings = findings.with_cells(cells, groupings)
-    if (findings.set_aside or findings.cells_aside) and separation == "error":
-        raise separation_by_levels(spec, profile, findings)
     if spec.missing == "indicator":  # what had no gaps has no indicator to tell of them later
         reader = replace(reader, fills={name: f for name, f in reader.fills.items() if profile.filled[name]})
     design = freeze(spec, profile, reader, variables, groupings, findings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import json
 import math
@@ -362,6 +363,50 @@ def changed(document: Any, path: tuple[Any, ...], value: Any) -> bytes | None:
     else:
         inner[path[-1]] = value
     return json.dumps(copied).encode()
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of coefficients of 10**300
+def test_anything_changed_is_refused_or_harmless(document: Any, tmp_path: Path) -> None:
+    path = tmp_path / "edited.json"
+    for number, place in enumerate(places(document)):
+        for value in (DROP, *WRONG[number % 3 :: 3]):
+            content = changed(document, place, value)
+            if content is None:
+                continue
+            path.write_bytes(content)
+            with contextlib.suppress(StreamlrError):
+                use(streamlr.load(path))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("conf_level", 2, "conf_level cannot be 2"),
+        ("statistics.nobs", math.nan, "NaN is no number of JSON"),
+        ("statistics.log_likelihood", -1e308, "log_likelihood of statistics cannot be -1e+308"),
+        ("statistics.newton_decrement", None, "newton_decrement of statistics is none"),
+        ("statistics.rows_read", DROP, "rows_read is missing in statistics"),
+        ("trace", [1], "trace cannot be"),
+        ("provenance.origin", 3, "origin of provenance cannot be 3"),
+        ("design.kinds", {}, "the kind of column 'x' is missing"),
+        ("basis.scale", [0.0], "scale or stretch of basis holds a zero"),
+    ],
+)
+def test_what_is_wrong_is_told(
+    place: str, value: Any, told: str, document: Any, refused: Callable[[bytes], str]
+) -> None:
+    content = changed(document, tuple(place.split(".")), value)
+    assert content is not None
+    assert told in refused(content)
+
+
+def test_what_a_function_has_learned_is_checked(tmp_path: Path, refused: Callable[[bytes], str]) -> None:
+    streamlr.fit({"y": Y, "x": X}, "y ~ bs(x, df=4)").save(tmp_path / "spline.json")
+    document = json.loads((tmp_path / "spline.json").read_text())
+    for value in (DROP, "text", 0.5, {}):
+        content = changed(document, ("design", "states", "bs(x, df=4)", "knots"), value)
+        assert content is not None
+        assert "is damaged" in refused(content)
 
 
 @pytest.mark.parametrize("name", ["params", "std_errors", "basis.coef", "basis.centre", "basis.scale"])

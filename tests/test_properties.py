@@ -30,7 +30,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import streamlr
-from streamlr import fitting, start
+from streamlr import climbing, fitting, start
 from streamlr.design import layout
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.tasks import SumsTask
@@ -446,14 +446,14 @@ def test_the_estimate_is_as_near_as_is_proved(
     seed: int, dear: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a pass is left out too, and for a loose tolerance; in the metric of the maximum's Hessian."""
-    monkeypatch.setattr(fitting, "WORTH_SPARING", 0)
+    monkeypatch.setattr(climbing, "WORTH_SPARING", 0)
     monkeypatch.setattr(layout, "DEAR", 2 if dear else 256)
     rng = np.random.default_rng(seed + 100)
     wide = Wide.drawn(seed, int(rng.integers(500, 4_000)), int(rng.integers(2, 12)))
     path = wide.write(tmp_path / "wide.parquet", 1_000)
     best, hessian, errors = exact_maximum(wide.matrix(), wide.y)
     for tol, spare in ((1e-8, 1e-6), (1e-8, 1e-2), (1e-3, 1e-2)):
-        monkeypatch.setattr(fitting, "SPARE_ERROR", spare)
+        monkeypatch.setattr(climbing, "SPARE_ERROR", spare)
         model = streamlr.fit(path, target="y", tol=tol)
         assert model.converged
         proved = model.glance()["newton_decrement"]
@@ -473,11 +473,11 @@ def test_a_pass_is_left_out_where_it_could_only_confirm(
     spared = 0
     for seed in range(10):
         path = Wide.drawn(seed, 2_000, 4).write(tmp_path / f"{seed}.parquet", 1_000)
-        monkeypatch.setattr(fitting, "WORTH_SPARING", 10**12)
+        monkeypatch.setattr(climbing, "WORTH_SPARING", 10**12)
         whole = streamlr.fit(path, target="y")
-        monkeypatch.setattr(fitting, "WORTH_SPARING", 0)
+        monkeypatch.setattr(climbing, "WORTH_SPARING", 0)
         for spare in (1e-6, 1e-2):
-            monkeypatch.setattr(fitting, "SPARE_ERROR", spare)
+            monkeypatch.setattr(climbing, "SPARE_ERROR", spare)
             short = streamlr.fit(path, target="y")
             assert short.glance()["passes"] <= whole.glance()["passes"]
             spared += short.glance()["passes"] < whole.glance()["passes"]

@@ -22,7 +22,7 @@ import pytest
 from designs import design, factor, number
 
 import streamlr
-from streamlr import fitting, start
+from streamlr import climbing, fitting, start
 from streamlr.design.design import Design
 from streamlr.design.profile import ProfileSums
 from streamlr.passes.cache import BlockCache
@@ -512,8 +512,8 @@ def test_a_long_factor_starts_from_what_its_levels_say(monkeypatch: pytest.Monke
 
 
 def test_many_columns_reuse_a_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "MANY_COLUMNS", 5)
-    monkeypatch.setattr(fitting, "WORTH_SPARING", 1)
+    monkeypatch.setattr(climbing, "MANY_COLUMNS", 5)
+    monkeypatch.setattr(climbing, "WORTH_SPARING", 1)
     rng = np.random.default_rng(7)
     n = 6_000
     data = {"x": rng.normal(size=n), "g": rng.integers(0, 9, n).astype(str)}
@@ -524,7 +524,7 @@ def test_many_columns_reuse_a_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
     model = streamlr.fit(data, "y ~ x + g")
     assert model.converged
     assert len(hessians) < model.statistics.passes
-    monkeypatch.setattr(fitting, "MANY_COLUMNS", 5_000)
+    monkeypatch.setattr(climbing, "MANY_COLUMNS", 5_000)
     plain = streamlr.fit(data, "y ~ x + g", tol=1e-12)
     np.testing.assert_allclose(model.params, plain.params, rtol=0, atol=1e-8 * plain.bse.max())
     np.testing.assert_allclose(model.bse, plain.bse, rtol=2e-6)

@@ -13,6 +13,7 @@ from streamlr.cli.options import (
     data_argument,
     errors_as_messages,
     format_option,
+    print_grid,
     quiet_option,
     threads_option,
 )
@@ -77,6 +78,7 @@ def command(
     from streamlr.cli.progress import Reporter
     from streamlr.inference.marginal_effects import effects
     from streamlr.report import tables
+    from streamlr.report.text import printable
     from streamlr.sources.open import open_source
 
     if "mean" in held and len(held) > 1:
@@ -99,15 +101,10 @@ def command(
             threads=threads,
             on_event=reporter,
         )
-    grid = found.grid()
-    writers = {
-        "text": lambda: str(grid),
-        "json": lambda: tables.to_json(found.result()),
-        "csv": grid.to_csv,
-        "markdown": grid.to_markdown,
-        "latex": grid.to_latex,
-    }
-    click.echo(writers[format_]())
+    if format_ == "json":
+        click.echo(tables.to_json(found.result()))
+    else:
+        print_grid(found.grid(), format_)
     if format_ in ("csv", "markdown", "latex") and not quiet:
         for note in found.notes:
-            click.echo(note, err=True)
+            click.echo(printable(note), err=True)

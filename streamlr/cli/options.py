@@ -184,6 +184,7 @@ def errors_as_messages(log_json: bool = False, format_: str | None = None) -> It
     `format_`: the form in which results are printed, for a finding of separation is one.
     """
     from streamlr.errors import SeparationError, StreamlrError
+    from streamlr.report.text import printable
 
     try:
         yield
@@ -191,7 +192,8 @@ def errors_as_messages(log_json: bool = False, format_: str | None = None) -> It
         if log_json:
             click.echo(json.dumps({"event": "error", "message": str(error)}), err=True)
         else:
-            click.echo(f"Error: {error}", err=True)
+            # Names in it may come from a file, which is not to write to a terminal.
+            click.echo(f"Error: {printable(str(error))}", err=True)
         if not isinstance(error, SeparationError):
             sys.exit(1)
         if format_ is not None:
@@ -204,6 +206,19 @@ def errors_as_messages(log_json: bool = False, format_: str | None = None) -> It
         # The reader of our stdout has gone (`| head`); there is nobody left to tell.
         sys.stderr.close()
         sys.exit(1)
+
+
+def print_text(text: str) -> None:
+    """Write a result to stdout to the letter; on a terminal, characters that could command it as escapes.
+
+    Left to itself click takes what looks like a colour out of what goes to a pipe, with the comma behind it,
+    and passes it on to a terminal.
+    """
+    from streamlr.report.text import printable
+
+    if sys.stdout.isatty():
+        text = "\n".join(map(printable, text.split("\n")))
+    click.echo(text, color=True)
 
 
 def print_finding(finding: Mapping[str, Any], format_: str) -> None:
@@ -234,10 +249,10 @@ def print_result(
         "markdown": tables.to_markdown,
         "latex": tables.to_latex,
     }
-    click.echo(writers[format_](result))
+    print_text(writers[format_](result))
 
 
 def print_grid(grid: Grid, format_: str) -> None:
     """Write a table of tests to stdout in a form other than JSON."""
     writers = {"text": grid.__str__, "csv": grid.to_csv, "markdown": grid.to_markdown, "latex": grid.to_latex}
-    click.echo(writers[format_]())
+    print_text(writers[format_]())

@@ -42,6 +42,21 @@ class Sides:
         ]
         self._scratch = scratch_of(layout)
 
+    def leaving(self, block: Block) -> NDArray[np.bool_]:
+        """(n,) which rows a step along a column takes out of a plane; `block` has the derivatives of all
+        columns in it, so nothing is centred and no constant moves."""
+        n = block.success.size
+        found = np.zeros(n, dtype=np.bool_)
+        along, size = np.empty((1, n)), np.empty((1, n))
+        for conditioning, coef, unit in self._cuts:
+            slope = coef.copy()
+            if conditioning.intercept:
+                slope[:, 0] = 0.0
+            still = conditioning._replace(centre=np.zeros_like(conditioning.centre))
+            project_block(block.rows, still, slope, self._scratch, along, size)
+            found |= np.abs(along[0]) > unit * size[0]
+        return found
+
     def of(self, block: Block) -> NDArray[np.int8]:
         """(n,) 1 or -1 where the first cut that a row is not in the plane of sends its probability to 1 or
         to 0; 0 where it lies in all planes."""

@@ -193,7 +193,7 @@ def review(spec: Spec, profile: ProfileSums, findings: Findings) -> Review:
     if (set_aside or findings.cells_aside) and (
         profile.rows_used == 0 or (spec.trials is None and len(profile.outcomes) < 2)
     ):
-        raise separation_by_levels(spec, profile, findings)
+        raise complete_by_levels(spec, profile, findings)
     if spec.weights is not None and not any(profile.outcome_weight.values()) and spec.trials is None:
         raise StreamlrError(f"the weight '{spec.weights}' is zero in all {profile.rows_used:,} rows used.")
     _check_infinite(spec, profile)
@@ -376,9 +376,11 @@ def _single_outcome_levels(
     return found
 
 
-def separation_by_levels(spec: Spec, profile: ProfileSums, findings: Findings) -> SeparationError:
-    """The finding that levels set aside are a separation which the fit must not pass over."""
-    complete = profile.rows_used == 0 or len(profile.outcomes) < 2
+def complete_by_levels(spec: Spec, profile: ProfileSums, findings: Findings) -> SeparationError:
+    """The finding that levels set aside leave no rows, or rows of one outcome, which an intercept separates.
+
+    Columns of levels that are set aside add up with others to an intercept, so that there is one.
+    """
     single = [
         (f"{feature.name}[T.{level}]", outcome)
         for feature in spec.features
@@ -402,17 +404,15 @@ def separation_by_levels(spec: Spec, profile: ProfileSums, findings: Findings) -
         for name, sign in ((name, 1 if outcome else -1) for name, outcome in single)
     ]
     named = ", ".join(name for name, _ in single[:10]) + (", …" if len(single) > 10 else "")
-    total = profile.rows_used + profile.rows_set_aside
-    advice = remedies(None if complete else "levels")
+    advice = remedies(None)
     return SeparationError(
-        f"no finite maximum-likelihood estimate: every row of {named} has one outcome only"
-        + (", and no row is left to fit" if complete else "")
-        + f". {' '.join(advice)}",
+        f"no finite maximum-likelihood estimate: every row of {named} has one outcome only, and no row is "
+        f"left to fit. {' '.join(advice)}",
         {
-            "kind": "complete" if complete else "quasi-complete",
+            "kind": "complete",
             "terms": terms,
-            "rows_separated": total if complete else profile.rows_set_aside,
-            "rows_overlapping": 0 if complete else profile.rows_used,
+            "rows_separated": profile.rows_used + profile.rows_set_aside,
+            "rows_overlapping": 0,
             "rows_set_aside": 0,
             "advice": advice,
         },

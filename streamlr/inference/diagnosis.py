@@ -195,7 +195,7 @@ def diagnose(
     groups: int = 10,
     top: int = 10,
     by: str = "cooks",
-    keep: Sequence[str] = (),
+    keep: Sequence[str] | str = (),
     link_test: bool = False,
     where: str | None = None,
     threads: int | None = None,
@@ -210,7 +210,7 @@ def diagnose(
         top: how many of the most influential rows to list, 0 to 100,000.
         by: what influence is: "cooks" (Cook's distance), "leverage", or "dfbeta:TERM" (the change of a
             coefficient, whatever its sign).
-        keep: columns of `data` whose values stand beside the rows listed.
+        keep: one or several columns of `data` whose values stand beside the rows listed.
         link_test: whether to make the link test, which takes passes of its own.
         where: rows to use; default the filter of the fit.
         threads: worker threads; default the cores this process may use. The result does not depend on it.
@@ -225,6 +225,7 @@ def diagnose(
     _check(model, groups, top, by)
     with reading_again(model, data, where=where, threads=threads, on_event=on_event) as again:
         names = again.session.source.schema.names
+        keep = [keep] if isinstance(keep, str) else keep
         for name in keep:
             if name not in names:
                 raise StreamlrError(f"no column '{name}' to keep.{did_you_mean(name, names)}")

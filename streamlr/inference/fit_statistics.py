@@ -51,16 +51,19 @@ def bic(log_likelihood: float, parameters: float, observations: float) -> float:
 
 
 def mcfadden_r2(log_likelihood: float, null_log_likelihood: float) -> float | None:
-    """1 - log L / log L0 (McFadden 1974), None where the null model is perfect."""
-    return 1.0 - log_likelihood / null_log_likelihood if null_log_likelihood else None
+    """1 - log L / log L0 (McFadden 1974), None where the null model is perfect, or all but perfect."""
+    found = 1.0 - log_likelihood / null_log_likelihood if null_log_likelihood else math.inf
+    return found if math.isfinite(found) else None
 
 
-def cox_snell_r2(log_likelihood: float, null_log_likelihood: float, observations: float) -> float:
+def cox_snell_r2(log_likelihood: float, null_log_likelihood: float, observations: float) -> float | None:
     """1 - (L0 / L)**(2 / n) (Cox and Snell 1989, Analysis of Binary Data, 2nd ed., section 6.4).
 
-    n as BIC has it: rows of counts are one observation each. R: `performance::r2_coxsnell`.
+    n as BIC has it: rows of counts are one observation each. None where the null model, with an intercept
+    that the model lacks, is so much better that it overflows. R: `performance::r2_coxsnell`.
     """
-    return -math.expm1(2.0 * (null_log_likelihood - log_likelihood) / observations)
+    gain = 2.0 * (null_log_likelihood - log_likelihood) / observations
+    return -math.expm1(gain) if gain < 700.0 else None
 
 
 def nagelkerke_r2(log_likelihood: float, null_log_likelihood: float, observations: float) -> float | None:
@@ -70,4 +73,5 @@ def nagelkerke_r2(log_likelihood: float, null_log_likelihood: float, observation
     perfect.
     """
     most = -math.expm1(2.0 * null_log_likelihood / observations)
-    return cox_snell_r2(log_likelihood, null_log_likelihood, observations) / most if most else None
+    share = cox_snell_r2(log_likelihood, null_log_likelihood, observations)
+    return share / most if share is not None and most else None

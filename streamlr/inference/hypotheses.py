@@ -215,19 +215,29 @@ def wald_test(
             raise StreamlrError("the text of a hypothesis holds its values; give none beside it.")
         matrix, against = parse_hypotheses(model, texts)
         shown = ", ".join(" ".join(text.split()) for text in texts)
-    estimates = matrix @ model.params
-    root = covariance_root(model).of(matrix)
+    if not (np.isfinite(matrix).all() and np.isfinite(against).all()):
+        raise StreamlrError("the hypothesis adds up to numbers that are too large.")
+    # Each equation times a power of two that makes its largest coefficient about one, which rounds nothing.
+    size = np.exp2(np.frexp(np.abs(matrix).max(axis=1))[1])
+    with np.errstate(over="ignore"):
+        scaled, target = matrix / size[:, np.newaxis], against / size
+    differences = scaled @ model.params - target
+    root = covariance_root(model).of(scaled)
     labels = [_label(model, row, value) for row, value in zip(matrix, against, strict=True)]
-    kept = independent_rows(matrix, against, labels)
-    whitened = _whitened(root.at(kept), (estimates - against)[kept])
+    kept = independent_rows(scaled, target, labels)
+    with np.errstate(over="ignore", invalid="ignore"):
+        whitened = _whitened(root.at(kept), differences[kept])
     if whitened is None:
         raise StreamlrError(
             f"the covariance ({model.covariance_type}) is not positive definite for {len(kept)} equations "
             "together: it is made of too few clusters or rows. Test fewer at a time."
         )
-    statistic = float(whitened @ whitened)
-    errors = np.sqrt(root.variances())
-    z = (estimates - against) / errors
+    with np.errstate(over="ignore", invalid="ignore"):
+        statistic = float(whitened @ whitened)
+        estimates, errors = (scaled @ model.params) * size, np.sqrt(root.variances())
+        z, errors = differences / errors, errors * size
+    if not (math.isfinite(statistic) and np.isfinite([*estimates, *errors, *z]).all()):
+        raise StreamlrError("the hypothesis holds numbers so large that its test is not a number.")
     intervals = fit_statistics.wald_intervals(estimates, errors, level)
     columns = (estimates, against, errors, z, fit_statistics.two_sided_p(z), *intervals.T)
     rows = [Contrast(label, *map(float, numbers)) for label, *numbers in zip(labels, *columns, strict=True)]

@@ -35,6 +35,8 @@ Contrasts = Literal["reference", "pairwise"]
 
 SLOPE = "dy/dx"
 ALIASED = "all coefficients that it moves are aliased"
+# Said of rows without a prediction where rows were set aside beside a direction that separates outcomes.
+BEYOND = ", as beyond a separating direction the probability is 0 or 1 and has no slope"
 NUMBERS = ("estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high")
 # Numbers of all gradients that a worker may hold: 256 MB.
 MOST_GRADIENTS = 1 << 25
@@ -198,8 +200,9 @@ def effects(
     Rows weigh as the weights of the model, if it has any, and one otherwise: a row of a binomial count weighs
     one whatever its trials. Rows with a gap, and those of levels set aside, are left out; where a number
     stands in for a gap, the slope is that at the number. An effect has no estimate, and a note says so, where
-    the model has no prediction for a row at the level (cells of an interaction that were never seen) and
-    where all coefficients that it moves are aliased.
+    the model has no prediction for a row at the level (cells of an interaction that were never seen, or the
+    far side of a separating direction that rows were set aside for) and where all coefficients that it moves
+    are aliased.
 
     Raises:
         StreamlrError: a column or level is unknown, has no effect of this kind, or is absorbed; rows have a
@@ -306,7 +309,7 @@ class _Columns:
             }
             if not at:
                 raise StreamlrError("no column is a number, so none can be held at its mean.")
-        elif isinstance(at, str):
+        elif at is not None and not isinstance(at, Mapping):
             raise StreamlrError(f"at must be a dict of columns and values, or 'mean', not {at!r}.")
         return tuple(self._setting(name, value) for name, value in (at or {}).items())
 
@@ -451,6 +454,7 @@ class _Estimates:
         self._values = sums.values / sums.weight
         self._gradients = sums.gradients[:, model.design.layout.slot_of_column] / sums.weight  # (m, k)
         self._lost = sums.lost
+        self._has_cuts = bool(model.design.cuts)
         self._slopes = tuple(slopes)
         self._next = len(slopes)  # where the next factor's levels begin
         self.notes: list[str] = []
@@ -464,6 +468,7 @@ class _Estimates:
             reason = None
             if self._lost[place]:
                 reason = f"in {self._lost[place]:,} rows it has no prediction or no finite slope"
+                reason += BEYOND if self._has_cuts else ""
             elif not self._active[moved].any():
                 reason = ALIASED
             if reason is not None:
@@ -513,8 +518,9 @@ class _Estimates:
         if lost:
             reason = (
                 f"in {lost:,} rows there is no prediction at it, as levels meet that were never seen "
-                "together or had one outcome only"
+                "together or had one outcome only, or a number is not finite"
             )
+            reason += ", or are beyond a separating direction" if self._has_cuts else ""
         elif moved.any() and not self._active[moved].any():
             reason = ALIASED
         if reason is not None:

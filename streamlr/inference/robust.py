@@ -158,14 +158,14 @@ def _clustered(
         # (n - 1) / (n - k) = (n - 1) / n * n / (n - k)
         n = found.observations
         degrees = (n - 1.0) / n * _per_degree(n, parameters, "a full small-sample factor")
-    for way, sign in zip(found.ways, (1.0, 1.0, -1.0), strict=False):
+    told = (*choice.clusters, " x ".join(choice.clusters))
+    for way, name, sign in zip(found.ways, told, (1.0, 1.0, -1.0), strict=False):
         groups = len(way.keys)
         factor = degrees
         if choice.small_sample != "none":
             if groups < 2:
                 raise StreamlrError(
-                    f"there is only one cluster of {' x '.join(choice.clusters)}; clustered standard errors "
-                    "need two at least."
+                    f"there is only one cluster of {name}; clustered standard errors need two at least."
                 )
             factor *= groups / (groups - 1.0)
         scores = way.table[:, slots]

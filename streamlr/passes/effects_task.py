@@ -26,6 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamlr.design.columns import Level, arrow_of, numbers, texts_of
+from streamlr.design.cuts import Sides
 from streamlr.design.derivatives import SlopeReader, is_smooth_in
 from streamlr.design.design import Design
 from streamlr.design.encoding import ALL, Encoder, Tally
@@ -67,7 +68,8 @@ class EffectSums:
     """Weighted sums of m quantities, first slopes and then predictions, over the rows used.
 
     `values` (m,), `gradients` (m, slots) their derivatives in the basis; `lost` (m,) rows in which the
-    quantity does not exist, as a logarithm of what is not positive or levels that have never met.
+    quantity does not exist, as a logarithm of what is not positive, levels that have never met, or what takes
+    a row out of the plane of a cut.
     """
 
     values: Floats
@@ -190,6 +192,7 @@ class Share:
             terms=tuple(replace(term, variables=tuple(moved[v] for v in term.variables)) for term in terms),
             offset=None,
             reader=reader,
+            cuts=(),  # these tell on which side whole rows lie
         )
         return cls(
             design,
@@ -241,6 +244,7 @@ class EffectsTask(UsedRowsTask):
         whole = Encoder(self.scoring)
         movers = [[(share, Encoder(share.design)) for share in found] for found in self.moving]
         setters = {column: (share, Encoder(share.design)) for column, share in self.setting.items()}
+        sides = Sides(layout, self.design.cuts)
         for batch, block, weight in self.used(parts, sums.tally):
             sums.weight += float(weight.sum())
             batch = _with(batch, self.fixed)
@@ -251,7 +255,7 @@ class EffectsTask(UsedRowsTask):
                     sums.lost[: len(self.slopes)] += int(np.count_nonzero(~kept))
                     base = None
             if base is not None and self.slopes:
-                self._add_slopes(sums, batch, base, weight, movers, rows)
+                self._add_slopes(sums, batch, base, weight, movers, rows, sides)
             for place, setting in enumerate(self.settings, start=len(self.slopes)):
                 share, encoder = setters[setting.column]
                 if base is None:
@@ -263,6 +267,9 @@ class EffectsTask(UsedRowsTask):
                     continue
                 if base is not None:
                     altered = share.put(altered, base)
+                    if beyond := np.count_nonzero(sides.of(altered)):
+                        sums.lost[place] += int(beyond)
+                        continue
                 p, q = rows.fitted(altered)
                 sums.values[place] += float((weight * p).sum())
                 rows.add(altered, weight * p * q, sums.gradients[place])
@@ -304,6 +311,7 @@ class EffectsTask(UsedRowsTask):
         weight: Floats,
         movers: Sequence[Sequence[tuple[Share, Encoder]]],
         rows: _Adder,
+        sides: Sides,
     ) -> None:
         """Add the slopes of all columns in the rows of `base`."""
         p, q = rows.fitted(base)
@@ -318,6 +326,9 @@ class EffectsTask(UsedRowsTask):
                     sums.lost[place] += int(np.count_nonzero(~kept))
                     break
                 moved = share.alone(own, base, self.design.layout.plain)
+                if leaving := np.count_nonzero(sides.leaving(moved)):
+                    sums.lost[place] += int(leaving)
+                    break
                 eta_slope += derivatives.linear(moved)
                 derivatives.add(moved, density, gradient)
             else:

@@ -6,14 +6,12 @@ column, and CSV has them all.
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from streamlr.report.tables import LATEX
+from streamlr.report.tables import LATEX, csv_text
 from streamlr.report.text import aligned, degrees, fixed, html_table, number, p_value, printable
 
 Kind = Literal["text", "number", "precise", "statistic", "degrees", "p_value"]
@@ -51,12 +49,7 @@ class Grid:
 
     def to_csv(self) -> str:
         """Every digit under the keys, an empty field where there is no number."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.key for field in self.fields])
-        for row in self.rows:
-            writer.writerow(["" if row[field.key] is None else row[field.key] for field in self.fields])
-        return file.getvalue().rstrip("\n")
+        return csv_text([field.key for field in self.fields], self.rows)
 
     def to_markdown(self) -> str:
         """A pipe table under the keys."""

@@ -22,12 +22,21 @@ def to_json(result: Mapping[str, Any]) -> str:
 
 def to_csv(result: Mapping[str, Any]) -> str:
     """Every digit, an empty field where there is no number."""
+    return csv_text(COLUMNS, result["tidy"])
+
+
+def csv_text(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under their keys, one a line, without a newline at the end; None is an empty field."""
+    # A writer quotes a carriage return in a name only where lines end with one.
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in result["tidy"]:
-        writer.writerow(["" if row[key] is None else row[key] for key in COLUMNS])
-    return file.getvalue().rstrip("\n")
+    writer = csv.writer(file, lineterminator="\r\n")
+    lines = []
+    for values in (keys, *([row[key] for key in keys] for row in rows)):
+        writer.writerow(["" if value is None else value for value in values])
+        lines.append(file.getvalue().removesuffix("\r\n"))
+        file.seek(0)
+        file.truncate()
+    return "\n".join(lines)
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:

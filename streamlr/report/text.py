@@ -25,7 +25,8 @@ class Summary:
 
     def __str__(self) -> str:
         tables = [self._cells(), *([self._tests()] if self._about["term_tests"] else [])]
-        blocks = [self._heading(), *(aligned([heads, *rows]) for heads, rows in tables), self._footing()]
+        above, below = map(printable, self._heading()), map(printable, self._footing())
+        blocks = [above, *(aligned([heads, *rows]) for heads, rows in tables), below]
         return "\n\n".join("\n".join(lines) for lines in blocks)
 
     def __repr__(self) -> str:
@@ -35,13 +36,13 @@ class Summary:
         tables = html_table(*self._cells()) + (
             html_table(*self._tests()) if self._about["term_tests"] else ""
         )
-        above = "<br>".join(html.escape(line) for line in self._heading())
-        below = "<br>".join(html.escape(line) for line in self._footing())
+        above = "<br>".join(html.escape(printable(line)) for line in self._heading())
+        below = "<br>".join(html.escape(printable(line)) for line in self._footing())
         return f"<p>{above}</p>{tables}<p>{below}</p>"
 
     def _heading(self) -> list[str]:
         about, glance = self._about, self._result["glance"]
-        what = f"Logistic regression of {printable(about['target'])}"
+        what = f"Logistic regression of {about['target']}"
         if about["trials"] is not None:
             what += f" successes in {about['trials']} trials"
         else:
@@ -53,7 +54,7 @@ class Summary:
         if origin:
             lines.append(origin[0] + (f" and {len(origin) - 1:,} more" if len(origin) > 1 else ""))
         if about["where"] is not None:
-            lines.append(f"where {printable(about['where'])}")
+            lines.append(f"where {about['where']}")
         rows = f"{glance['rows_read']:,} rows read, {glance['rows_used']:,} used"
         if glance["rows_dropped"]:
             dropped = self._result["dropped"]
@@ -125,9 +126,7 @@ class Summary:
             return "model-based standard errors"
         if kind != "cluster":
             return f"{kind} standard errors"
-        by = " and ".join(
-            f"{printable(name)} ({count:,} clusters)" for name, count in about["clusters"].items()
-        )
+        by = " and ".join(f"{name} ({count:,} clusters)" for name, count in about["clusters"].items())
         factor = {"none": ", no small-sample factor", "full": ", full small-sample factor"}
         return f"standard errors clustered by {by}{factor.get(about['small_sample'], '')}"
 
@@ -184,7 +183,7 @@ class Summary:
             lines.append(f"NOT converged after {passes}: the estimates are not proved to be near the maximum")
         absorbed = about.get("absorbed")
         if absorbed is not None:
-            line = f"effects of {absorbed['levels']:,} levels of {printable(absorbed['name'])} absorbed"
+            line = f"effects of {absorbed['levels']:,} levels of {absorbed['name']} absorbed"
             if absorbed["l2"]:
                 line += f", with a ridge of {absorbed['l2']:g}"
             if absorbed["set_aside"]:
@@ -241,7 +240,7 @@ def finding_text(finding: Mapping[str, Any]) -> str:
             "",
             *aligned(rows),
             "",
-            *finding["advice"],
+            *map(printable, finding["advice"]),
         ]
     )
 

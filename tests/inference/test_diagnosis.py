@@ -708,3 +708,41 @@ def test_firths_estimate_is_told(flights: pa.Table) -> None:
 def test_pseudo_r2_of_a_perfect_null_model() -> None:
     assert fit_statistics.nagelkerke_r2(0.0, 0.0, 10.0) is None
     assert fit_statistics.cox_snell_r2(-10.0, -20.0, 40.0) == pytest.approx(1 - math.exp(-0.5), rel=1e-15)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_values_are_told(value):
+    rng = np.random.default_rng(6)
+    rows = {"y": rng.integers(0, 2, 60), "x": rng.normal(size=60)}
+    model = streamlr.fit(rows, "y ~ x")
+    x = rows["x"].copy()
+    x[[3, 50]] = value
+    with pytest.raises(StreamlrError, match="linear predictor of 2 rows or more is not finite"):
+        streamlr.diagnose(model, rows | {"x": x}, link_test=True)
+
+
+def test_one_column_to_keep_is_a_text():
+    rng = np.random.default_rng(6)
+    rows = {"y": rng.integers(0, 2, 60), "xy": rng.normal(size=60)}
+    found = streamlr.diagnose(streamlr.fit(rows, "y ~ xy"), rows, keep="xy", top=1)
+    assert found.influential is not None
+    assert list(found.influential[0]["keep"]) == ["xy"]
+
+
+@pytest.mark.parametrize("kind", [True, "flic"])
+def test_of_a_penalised_fit(kind):
+    rng = np.random.default_rng(8)
+    rows = {"x": rng.normal(size=80), "y": rng.integers(0, 2, 80)}
+    model = streamlr.fit(rows, "y ~ x", firth=kind)
+    found = streamlr.diagnose(model, rows, top=1)
+    X = np.column_stack([np.ones(80), rows["x"]])
+    p = model.predict(rows)
+    h = p * (1 - p) * np.einsum("ij,jk,ik->i", X, model.cov_params(), X)
+    r = (rows["y"] - p) / np.sqrt(p * (1 - p))
+    cooks = r**2 * h / (1 - h) ** 2 / 2
+    assert found.same_rows
+    assert found.pearson_chi2 == pytest.approx((r**2).sum(), rel=1e-12)
+    assert found.influential is not None
+    assert found.influential[0]["row"] == np.argmax(cooks)
+    assert found.influential[0]["cooks_distance"] == pytest.approx(cooks.max(), rel=1e-9)
+    assert any("the estimate is Firth's" in remark for remark in found.remarks)

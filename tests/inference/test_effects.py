@@ -631,3 +631,48 @@ def test_forms_of_the_table(flights):
     assert delay.conf_high == pytest.approx(delay.estimate + 1.6448536269514722 * delay.std_error, rel=1e-12)
     assert delay.conf_low == pytest.approx(delay.estimate - 1.6448536269514722 * delay.std_error, rel=1e-12)
     assert delay.p_value == pytest.approx(math.erfc(abs(delay.statistic) / math.sqrt(2)), rel=1e-10, abs=0)
+
+
+def separated_by_two_columns() -> dict[str, np.ndarray]:
+    """z + [h = q] - 1 separates: rows at 0 have both outcomes, those beyond have one."""
+    rng = np.random.default_rng(42)
+    z, q, x = rng.integers(0, 2, 500), rng.random(500) < 0.5, rng.normal(size=500)
+    y = (rng.random(500) < expit(0.7 * x)).astype(int)
+    y = np.where((z == 1) & q, 1, np.where((z == 0) & ~q, 0, y))
+    return {"y": y, "z": z.astype(float), "h": np.where(q, "q", "p"), "x": x}
+
+
+def test_beside_a_separating_direction():
+    rows = separated_by_two_columns()
+    model = streamlr.fit(rows, "y ~ x + z + h", separation="drop")
+    found = effects(model, rows)
+    slope, *others = sorted(found.effects, key=lambda effect: effect.term != "x")
+    between = rows["z"] + (rows["h"] == "q") == 1
+    p = model.predict(rows)[between]
+    assert found.rows_used == between.sum() == model.statistics.rows_used
+    b = model.params[model.terms.index("x")]
+    assert slope.estimate == pytest.approx(b * (p * (1 - p)).mean(), rel=1e-12)
+    # A step in z, or the other level of h, takes a row out of the plane, to a probability of 0 or 1.
+    assert {effect.term for effect in others} == {"z", "h"}
+    assert all(effect.estimate is None for effect in others)
+    assert sum("separating direction" in note for note in found.notes) == 3  # z, and both levels of h
+    with pytest.raises(StreamlrError, match="no effect has an estimate with z=0 in every row"):
+        effects(model, {name: values[rows["z"] == 1] for name, values in rows.items()}, at={"z": 0})
+
+
+@pytest.mark.parametrize("kind", [True, "flic"])
+def test_of_a_penalised_fit(kind):
+    rng = np.random.default_rng(8)
+    rows = {"x": rng.normal(size=80), "b": rng.random(80) < 0.3}
+    rows["y"] = (rng.random(80) < expit(rows["x"] - 1)).astype(int)
+    model = streamlr.fit(rows, "y ~ x + b", firth=kind)
+    found = {effect.term: effect for effect in effects(model, rows).effects}
+    X = np.column_stack([np.ones(80), rows["x"], rows["b"]])
+    p = expit(X @ model.params)
+    b, pq = model.params[1], p * (1 - p)
+    gradient = (X * (pq * (1 - 2 * p))[:, None] * b).mean(axis=0) + np.array([0, pq.mean(), 0])
+    assert found["x"].estimate == pytest.approx((pq * b).mean(), rel=1e-12)
+    variance = gradient @ model.cov_params() @ gradient
+    assert found["x"].std_error == pytest.approx(math.sqrt(variance), rel=1e-10)
+    at = [expit(X @ model.params + (level - X[:, 2]) * model.params[2]) for level in (0, 1)]
+    assert found["b"].estimate == pytest.approx((at[1] - at[0]).mean(), rel=1e-10)

@@ -12,7 +12,9 @@ from mpmath import mp, mpf
 from streamlr.inference.fit_statistics import (
     aic,
     bic,
+    cox_snell_r2,
     mcfadden_r2,
+    nagelkerke_r2,
     odds_ratios,
     standard_errors,
     two_sided_p,
@@ -93,3 +95,10 @@ def test_criteria() -> None:
     assert mcfadden_r2(-50.0, -200.0) == 0.75
     assert mcfadden_r2(-200.0, -200.0) == 0.0
     assert mcfadden_r2(0.0, 0.0) is None
+
+
+def test_r2_that_overflows_is_none():
+    # Without an intercept, and with large analytic weights, the null model may be far better.
+    assert cox_snell_r2(-1e6, -1.0, 10.0) is None
+    assert nagelkerke_r2(-1e6, -1.0, 10.0) is None
+    assert mcfadden_r2(-1.0, -5e-324) is None

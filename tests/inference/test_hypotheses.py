@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from saved_models import CASES, TOLERANCE, check_table, reread, saved, saved_smaller, wald
 
 import streamlr
+from streamlr.errors import StreamlrError
 from streamlr.inference.hypotheses import LONGEST_TEXT
 
 # Of statistics and p-values: both are several times as sensitive as an estimate.
@@ -482,3 +483,24 @@ def test_a_name_cannot_write_to_the_terminal() -> None:
         assert "x1" in str(shown)
     smaller = streamlr.fit(table, target="y", features=["x2"])
     assert "\x1b" not in str(streamlr.compare(smaller, model))
+
+
+def test_huge_and_tiny_multiples_are_the_same_test():
+    rng = np.random.default_rng(3)
+    x, z = rng.normal(size=(2, 300))
+    model = streamlr.fit({"y": (rng.random(300) < 0.5).astype(int), "x": x, "z": z}, "y ~ x + z")
+    plain = model.wald_test("x - 2*z")
+    for size in ("1e300", "1e200", "1e-200", "1e-300"):
+        scaled = model.wald_test(f"{size}*x - 2*{size}*z")
+        assert scaled.statistic == pytest.approx(plain.statistic, rel=1e-12)
+        assert scaled.rows[0].std_error == pytest.approx(float(size) * plain.rows[0].std_error, rel=1e-12)
+    for text in ("1e308*x + 1e308*x", "x = 1e308"):
+        with pytest.raises(StreamlrError, match="large"):
+            model.wald_test(text)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 2.0, float("nan")])
+def test_a_level_that_is_none(level):
+    model = streamlr.fit({"y": [0, 1, 0, 1, 1], "x": [1.0, 2, 3, 4, 0]}, "y ~ x")
+    with pytest.raises(StreamlrError, match="confidence level lies between 0 and 1"):
+        model.conf_int(level)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,24 @@ def test_another_level_is_walds(tmp_path: Path) -> None:
 def test_robust_errors_and_intervals_of_the_likelihood_do_not_go_together(options: dict[str, Any]) -> None:
     with pytest.raises(streamlr.StreamlrError, match="profile intervals"):
         streamlr.fit(skewed(), "y ~ x + z", ci="profile", **options)
+
+
+def test_an_end_that_was_not_found_is_told_as_none_and_not_as_walds() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=60)
+    model = streamlr.fit({"x": x, "y": (rng.random(60) < 1 / (1 + np.exp(-x))).astype(int)}, ci="profile")
+    assert model.profile_bounds is not None
+    bounds = model.profile_bounds.copy()
+    bounds[1, 1] = np.nan
+    less = replace(model, profile_bounds=bounds)
+    assert np.isnan(less.conf_int()[1, 1])
+    np.testing.assert_array_equal(less.conf_int()[0], model.conf_int()[0])
+    assert less.conf_int()[1, 0] == model.conf_int()[1, 0]
+    assert less.tidy_rows()[1]["conf_high"] is None
+
+
+def test_a_term_without_an_estimate_is_not_suggested_again() -> None:
+    data = {"x": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "y": [0, 1, 0, 1, 0, 1]}
+    with pytest.raises(streamlr.StreamlrError, match="no term 'double' with an estimate") as caught:
+        streamlr.fit({**data, "double": [2 * x for x in data["x"]]}, "y ~ x + double", profile=["double"])
+    assert "Did you mean" not in str(caught.value)

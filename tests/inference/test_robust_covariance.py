@@ -448,3 +448,36 @@ def test_misuse_is_refused_in_plain_words(options: dict[str, Any], words: list[s
 def test_one_cluster_is_no_cluster() -> None:
     with pytest.raises(streamlr.StreamlrError, match="one cluster"):
         streamlr.fit(crossed(), FORMULA, where="b == 'b3'", cluster=["b"])
+
+
+def test_scores_that_add_up_to_nothing_in_every_cluster() -> None:
+    """Pairs of one success and one failure leave standard errors of zero, and no warning of a division."""
+    data = {"x": [0.0, 0.0, 1.0, 1.0], "y": [0, 1, 0, 1], "g": [1, 1, 2, 2]}
+    model = streamlr.fit(data, "y ~ x", cluster="g")
+    assert not model.bse.any()
+    assert all(row["statistic"] is None for row in model.tidy_rows())
+
+
+def test_of_two_columns_the_one_with_a_single_cluster_is_named() -> None:
+    data = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 1, 0], "g": [1, 1, 2, 2], "same": [5, 5, 5, 5]}
+    with pytest.raises(streamlr.StreamlrError, match="only one cluster of same;"):
+        streamlr.fit(data, "y ~ x", cluster=["g", "same"])
+
+
+def test_negative_two_way_variances_are_told() -> None:
+    """Clusters by a factor of the model leave little but the crossed term that is taken off."""
+    rng = np.random.default_rng(0)
+    g, x = rng.integers(0, 6, 2_000), rng.normal(size=2_000)
+    y = (rng.random(2_000) < 1 / (1 + np.exp(-x))).astype(int)
+    told: list[str] = []
+    model = streamlr.fit(
+        {"x": x, "y": y, "g": g, "c": rng.integers(0, 50, 2_000)},
+        "y ~ x + C(g)",
+        cluster=["c", "g"],
+        on_event=lambda event: told.append(str(event)),
+    )
+    without = [term for term, error in zip(model.terms, model.bse, strict=True) if np.isnan(error)]
+    assert without
+    (remark,) = [text for text in told if "variance" in text]
+    assert f"of {len(without)} terms is negative" in remark
+    assert all(term in remark for term in without)
