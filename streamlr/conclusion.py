@@ -223,9 +223,14 @@ def _penalised(
 def _remark_on_bounds(
     session: Session, bounds: Floats, names: Sequence[str], places: NDArray[np.int64]
 ) -> None:
+    """Say which ends of intervals were not found; a term without either has Wald's interval."""
     for place in places:
-        if np.isnan(bounds[place]).any():
-            session.remark(f"remark: no bound of the profile likelihood was found for {names[place]}")
+        name, missing = names[place], np.isnan(bounds[place])
+        if missing.all():
+            session.remark(f"remark: no interval by profile likelihood was found for {name}; it has Wald's")
+        elif missing.any():
+            end = "lower" if missing[0] else "upper"
+            session.remark(f"remark: no {end} bound by profile likelihood was found for {name}")
 
 
 def places_of_terms(design: Design, names: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:

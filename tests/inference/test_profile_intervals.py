@@ -271,6 +271,24 @@ def test_an_end_that_was_not_found_is_told_as_none_and_not_as_walds() -> None:
     assert less.tidy_rows()[1]["conf_high"] is None
 
 
+def test_what_was_not_found_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = np.array([[np.nan, 1.0], [np.nan, np.nan]])
+    monkeypatch.setattr("streamlr.conclusion.profile_bounds", lambda *_, **__: found)
+    said: list[str] = []
+    model = streamlr.fit(
+        {"x": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "y": [0, 1, 0, 1, 0, 1]},
+        ci="profile",
+        on_event=lambda event: said.append(getattr(event, "text", "")),
+    )
+    assert [text for text in said if "profile likelihood" in text] == [
+        "remark: no lower bound by profile likelihood was found for Intercept",
+        "remark: no interval by profile likelihood was found for x; it has Wald's",
+    ]
+    wald = model.params[1] + 1.959963984540054 * model.bse[1] * np.array([-1.0, 1.0])
+    np.testing.assert_allclose(model.conf_int()[1], wald, rtol=1e-12)
+    assert model.about()["profiled"] == ["Intercept"]
+
+
 def test_a_term_without_an_estimate_is_not_suggested_again() -> None:
     data = {"x": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "y": [0, 1, 0, 1, 0, 1]}
     with pytest.raises(streamlr.StreamlrError, match="no term 'double' with an estimate") as caught:
