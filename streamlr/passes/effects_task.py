@@ -30,6 +30,7 @@ from streamlr.design.cuts import Sides
 from streamlr.design.derivatives import SlopeReader, is_smooth_in
 from streamlr.design.design import Design
 from streamlr.design.encoding import ALL, Encoder, Tally
+from streamlr.design.expressions import Column
 from streamlr.design.features import Reader, picked
 from streamlr.design.terms import Coded, Dense, Number
 from streamlr.errors import StreamlrError
@@ -303,6 +304,25 @@ class EffectsTask(UsedRowsTask):
                     found[-1].append(Share.of(self.scoring, [place], slope))
         return found
 
+    @cached_property
+    def straight(self) -> tuple[int, ...]:
+        """Places of slopes in columns that stand as they are in one term alone, so that x'b is one number."""
+        if self.design.cuts:
+            return ()
+        variables = self.design.variables
+        found = []
+        for place, column in enumerate(self.slopes):
+            reading = [at for at, v in enumerate(variables) if column in v.feature.columns]
+            terms = [term for term in self.design.terms if not set(reading).isdisjoint(term.variables)]
+            if (
+                len(reading) == len(terms) == len(terms[0].variables) == 1
+                and isinstance(variables[reading[0]], Number)
+                and variables[reading[0]].feature.expression == Column(column)
+                and column not in self.scoring.reader.fills
+            ):
+                found.append(place)
+        return tuple(found)
+
     def _add_slopes(
         self,
         sums: EffectSums,
@@ -317,7 +337,23 @@ class EffectsTask(UsedRowsTask):
         p, q = rows.fitted(base)
         density = weight * p * q
         derivatives = rows.of_derivatives()
+        if self.straight:
+            turning = np.zeros(sums.gradients.shape[1])
+            rows.add(base, density * (q - p), turning)
+            one = _rows_of(base, np.arange(density.size) == 0)
+            for place in self.straight:
+                ((share, encoder),) = movers[place]
+                own, _, _ = encoder.encode_features(_read_by(share, batch.slice(0, 1)))
+                moved = share.alone(own, one, self.design.layout.plain)
+                slope, unit = float(derivatives.linear(moved)[0]), np.zeros_like(turning)
+                derivatives.add(moved, np.ones(1), unit)
+                if self.design.intercept:
+                    unit[0] = 0.0
+                sums.values[place] += slope * density.sum()
+                sums.gradients[place] += slope * turning + density.sum() * unit
         for place, found in enumerate(movers):
+            if place in self.straight:
+                continue
             eta_slope = np.zeros(p.size)
             gradient = np.zeros(sums.gradients.shape[1])
             for share, encoder in found:
