@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamlr.aliasing import settle_basis
 from streamlr.design.basis import Basis
-from streamlr.design.cuts import Cut, rows_of, together
+from streamlr.design.cuts import Cut, together
 from streamlr.design.layout import Layout
 from streamlr.errors import StreamlrError
 from streamlr.kernels.tile import Block
@@ -297,7 +297,7 @@ def distinct(block: Block) -> Block:
     n = block.success.size
     keys = np.column_stack([*block.numeric, *block.codes, sides_of(block)]).astype(np.float64)
     _, first = np.unique(keys.reshape(n, -1), axis=0, return_index=True)
-    return block if first.size == n else rows_of(block, np.sort(first))
+    return block if first.size == n else block.taken(np.sort(first))
 
 
 def beside(

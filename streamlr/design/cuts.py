@@ -98,23 +98,6 @@ def scratch_of(layout: Layout) -> Scratch:
     )
 
 
-def rows_of(block: Block, which: NDArray[np.bool_] | NDArray[np.int64]) -> Block:
-    """Some rows of a block."""
-
-    def some(array: NDArray[np.float64]) -> NDArray[np.float64]:
-        return array[which] if array.size else array
-
-    return Block(
-        [np.ascontiguousarray(column[which]) for column in block.numeric],
-        np.ascontiguousarray(block.codes[:, which]),
-        block.success[which],
-        some(block.trials),
-        some(block.weight),
-        some(block.offset),
-        block.clusters[:, which] if block.clusters.shape[1] else block.clusters,
-    )
-
-
 def together(blocks: Sequence[Block]) -> Block:
     """The rows of some blocks, one after another."""
     if len(blocks) == 1:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamlr.design.columns import Recoder, has_nan, is_number, numbers
-from streamlr.design.cuts import Sides, rows_of
+from streamlr.design.cuts import Sides
 from streamlr.design.design import Design
 from streamlr.design.features import Gaps
 from streamlr.design.keys import keys_of
@@ -159,7 +159,7 @@ class Encoder:
                 keep = keep.copy()
                 keep[keep] = stay
             tally.rows_set_aside += int(np.count_nonzero(~stay))
-            block = rows_of(block, stay)
+            block = block.taken(stay)
             weight = block.weight
         used = len(block.success)
         tally.rows_read += n
@@ -238,7 +238,7 @@ class Encoder:
             scored = np.flatnonzero(keep)
             limits[scored[sides < 0]], limits[scored[sides > 0]] = 0.0, 1.0
             keep[scored[sides != 0]] = False
-            block = rows_of(block, sides == 0)
+            block = block.taken(sides == 0)
         return block, keep, limits
 
     def _features(self, frame: Frame, unseen: Unseen = "null") -> Encoded:
@@ -387,5 +387,5 @@ def _note_missing(values: NDArray[Any], name: str, missing: Gaps) -> None:
 def _changed(column: str) -> StreamlrError:
     return StreamlrError(
         f"'{column}' has a value that was not there when the model learned its levels: the data have "
-        "changed, or are not those of the fit. Fit again."
+        "changed, or are not those of the fit. Fit again, or leave those rows out with --where."
     )

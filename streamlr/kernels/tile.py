@@ -76,6 +76,22 @@ class Block:
             self.offset,
         )
 
+    def taken(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Block:
+        """Some of the rows, by a mask (n,) or their places."""
+
+        def some(array: Floats) -> Floats:
+            return array[which] if array.size else array
+
+        return Block(
+            [np.ascontiguousarray(column[which]) for column in self.numeric],
+            np.ascontiguousarray(self.codes[:, which]),
+            self.success[which],
+            some(self.trials),
+            some(self.weight),
+            some(self.offset),
+            self.clusters[:, which] if self.clusters.shape[1] else self.clusters,
+        )
+
 
 class Conditioning(NamedTuple):
     """How dense columns are centred, scaled and made nearly orthogonal to earlier ones."""

@@ -121,7 +121,7 @@ class UsedRowsTask(DesignTask):
                 if not (positive := weight > 0.0).all():
                     batch, block, weight = (
                         picked(batch, positive),
-                        _rows_of(block, positive),
+                        block.taken(positive),
                         weight[positive],
                     )
                 if weight.size:
@@ -340,7 +340,7 @@ class EffectsTask(UsedRowsTask):
         if self.straight:
             turning = np.zeros(sums.gradients.shape[1])
             rows.add(base, density * (q - p), turning)
-            one = _rows_of(base, np.arange(density.size) == 0)
+            one = base.taken(np.arange(density.size) == 0)
             for place in self.straight:
                 ((share, encoder),) = movers[place]
                 own, _, _ = encoder.encode_features(_read_by(share, batch.slice(0, 1)))
@@ -425,18 +425,6 @@ def _is_finite(block: Block) -> bool:
 
 def _read_by(share: Share, batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.select(list(share.design.feature_columns))
-
-
-def _rows_of(block: Block, keep: NDArray[np.bool_]) -> Block:
-    """What predictions need of some rows of a block, `keep` (n,)."""
-    return Block(
-        [column[keep] for column in block.numeric],
-        np.ascontiguousarray(block.codes[:, keep]),
-        block.success[keep],
-        NOTHING,
-        NOTHING,
-        block.offset[keep] if block.offset.size else NOTHING,
-    )
 
 
 def _with(batch: pa.RecordBatch, settings: Sequence[Setting]) -> pa.RecordBatch:

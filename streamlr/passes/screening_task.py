@@ -487,7 +487,7 @@ class _Worker:
         if key not in gaps:
             gaps[key] = Nuisance.empty(self._task.design.layout)
             gaps[key].add(
-                rows_of(block, missing),
+                block.taken(missing),
                 self._conditioning,
                 slope[missing],
                 curvature[missing],
@@ -618,18 +618,3 @@ def _is_finite(values: NDArray[Any]) -> bool:
     """Whether all values surely are: one product tells without an array of their own."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(np.dot(values, values)))
-
-
-def rows_of(block: Block, rows: Mask) -> Block:
-    """Some rows of a block."""
-    trials, weight, offset = (
-        array[rows] if array.size else array for array in (block.trials, block.weight, block.offset)
-    )
-    return Block(
-        [column[rows] for column in block.numeric],
-        np.ascontiguousarray(block.codes[:, rows]),
-        block.success[rows],
-        trials,
-        weight,
-        offset,
-    )

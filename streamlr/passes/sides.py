@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.design.cuts import plain_conditioning, rows_of, together
+from streamlr.design.cuts import plain_conditioning, together
 from streamlr.design.encoding import Tally
 from streamlr.kernels.sides import add_products, project_block
 from streamlr.kernels.tile import Block
@@ -78,7 +78,7 @@ class NearTask(DesignTask):
             along, size = np.empty((1, n)), np.empty((1, n))
             project_block(block.rows, plain, coef, scratch, along, size)
             up, down = outcomes_of(block)
-            chosen = rows_of(block, near_rows(along[0], up, down, self.threshold))
+            chosen = block.taken(near_rows(along[0], up, down, self.threshold))
             ones = Block(
                 chosen.numeric,
                 chosen.codes,
@@ -116,7 +116,7 @@ class Picked:
             least = np.partition(wrong_by[places], places.size - self.most)[places.size - self.most]
             places = places[wrong_by[places] >= least]
         order = places[np.argsort(-wrong_by[places], kind="stable")][: self.most]
-        self.merge(Picked(self.most, rows_of(block, order), wrong_by[order]))
+        self.merge(Picked(self.most, block.taken(order), wrong_by[order]))
 
     def merge(self, other: Picked) -> Picked:
         """Take in those of another leaf."""
@@ -127,7 +127,7 @@ class Picked:
             return self
         wrong_by = np.concatenate([self.wrong_by, other.wrong_by])
         order = np.argsort(-wrong_by, kind="stable")[: self.most]
-        self.block, self.wrong_by = rows_of(together([self.block, other.block]), order), wrong_by[order]
+        self.block, self.wrong_by = together([self.block, other.block]).taken(order), wrong_by[order]
         return self
 
 

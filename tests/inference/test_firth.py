@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from reads import Reads
 from scipy.special import expit
 
 import streamlr
 from streamlr.inference.firth import FirthEvaluation, FirthPoint, firth_maximum, flic_intercept, run_together
 from streamlr.inference.rereading import reading_again
-from streamlr.passes.cache import BlockCache
 from streamlr.passes.firth_task import FirthSums, FirthTask
 from streamlr.sources import parquet as parquet_source
 
@@ -379,22 +378,6 @@ def test_a_damaged_penalty_is_an_error(tmp_path: Path) -> None:
 # What it costs, and the same bits
 
 
-class Reads:
-    """How often each part of a file is read, with nothing kept between passes."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.of_part: Counter[int] = Counter()
-        read = parquet_source.ParquetPart.read
-
-        def counted(part: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
-            self.of_part[part.first] += 1
-            yield from read(part, *arguments, **options)
-
-        patch.setattr(parquet_source.ParquetPart, "read", counted)
-        patch.setattr(parquet_source, "PART_ROWS", 4_000)
-        patch.setattr(BlockCache, "begin", lambda cache, part: None)
-
-
 def large(n: int = 20_000) -> pa.Table:
     rng = np.random.default_rng(12)
     x = rng.normal(size=(6, n))
@@ -409,7 +392,7 @@ def test_large_data_take_few_passes_more_than_maximum_likelihood(tmp_path: Path)
     reads, models = [], []
     for options in ({}, {"firth": True}, {"firth": True, "ci": "profile", "flic": True}):
         with pytest.MonkeyPatch.context() as patch:
-            counted = Reads(patch)
+            counted = Reads(patch, part_rows=4_000)
             models.append(streamlr.fit(path, target="y", threads=2, **options))
             reads.append(counted.of_part)
     plain, firth, profiled = models

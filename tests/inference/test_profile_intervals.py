@@ -8,8 +8,6 @@ and is off by up to 1e-3 standard errors in these cases. Passes are counted wher
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from inference_references import cases, in_order, read_case, write_case
+from reads import Reads
 
 import streamlr
-from streamlr.passes.cache import BlockCache
 from streamlr.sources import parquet as parquet_source
 
 CASES = cases("profile_")
@@ -151,22 +149,6 @@ def test_an_unknown_kind_of_interval_is_refused(ci: str) -> None:
 # What it costs, and the same bits
 
 
-class Reads:
-    """How often each part of a file is read, with nothing kept between passes."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.of_part: Counter[int] = Counter()
-        read = parquet_source.ParquetPart.read
-
-        def counted(part: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
-            self.of_part[part.first] += 1
-            yield from read(part, *arguments, **options)
-
-        patch.setattr(parquet_source.ParquetPart, "read", counted)
-        patch.setattr(parquet_source, "PART_ROWS", 1_000)
-        patch.setattr(BlockCache, "begin", lambda cache, part: None)
-
-
 def wide(n: int = 5_000) -> pa.Table:
     """Twenty terms beside the intercept: heavy tails, rare indicators, correlated columns, few events."""
     rng = np.random.default_rng(12)
@@ -190,7 +172,7 @@ def test_twenty_terms_cost_ten_passes_at_most(tmp_path: Path) -> None:
     found = []
     for options in ({}, {"ci": "profile"}):
         with pytest.MonkeyPatch.context() as patch:
-            reads = Reads(patch)
+            reads = Reads(patch, part_rows=1_000)
             model = streamlr.fit(path, target="y", threads=2, **options)
             found.append((reads.of_part, model))
     (plain, first), (profiled, model) = found

@@ -7,8 +7,7 @@ Passes are counted where parts are read and never taken from the program's word 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from inference_references import cases, in_order, matrix_in_order, read_case, write_case
+from reads import Reads
 
 import streamlr
 from streamlr.passes.cache import BlockCache
@@ -353,22 +353,6 @@ def test_a_row_filter_is_that_of_the_fit() -> None:
 # What it costs
 
 
-class Reads:
-    """How often each part of a file is read, with nothing kept between passes."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.of_part: Counter[int] = Counter()
-        read = parquet_source.ParquetPart.read
-
-        def counted(part: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
-            self.of_part[part.first] += 1
-            yield from read(part, *arguments, **options)
-
-        patch.setattr(parquet_source.ParquetPart, "read", counted)
-        patch.setattr(parquet_source, "PART_ROWS", 500)
-        patch.setattr(BlockCache, "begin", lambda cache, part: None)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -387,7 +371,7 @@ def test_a_robust_fit_costs_one_pass_more(options: dict[str, Any], tmp_path: Pat
     found = []
     for asked in ({}, options):
         with pytest.MonkeyPatch.context() as patch:
-            reads = Reads(patch)
+            reads = Reads(patch, part_rows=500)
             model = streamlr.fit(path, FORMULA, threads=2, **asked)
             found.append((reads.of_part, model.glance()["passes"]))
     (plain, passes), (robust, more) = found

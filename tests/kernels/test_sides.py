@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_scores import DESIGNS, ROWS, drawn
 
-from streamlr.design.cuts import plain_conditioning, rows_of, together
+from streamlr.design.cuts import plain_conditioning, together
 from streamlr.kernels.sides import add_products, project_block
 from streamlr.passes.sides import Picked
 from streamlr.passes.sums import scratch_for
@@ -52,7 +52,7 @@ def test_rows_apart_and_together_again() -> None:
     _, block, *_ = drawn(DESIGNS[5], 1_300)
     block = replace(block, clusters=np.arange(1_300, dtype=np.int64)[None])
     first = np.arange(1_300) < 400
-    again = together([rows_of(block, first), rows_of(block, ~first)])
+    again = together([block.taken(first), block.taken(~first)])
     for mine, theirs in zip(again.numeric, block.numeric, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     for name in ("codes", "success", "trials", "weight", "offset", "clusters"):
@@ -71,7 +71,7 @@ def test_the_most_telling_rows_do_not_depend_on_how_rows_are_split(cuts: list[in
     for begin, end in itertools.pairwise(borders):
         part = np.arange(begin, end)
         other = Picked(17)
-        other.add(rows_of(block, part), wrong_by[part], which[part])
+        other.add(block.taken(part), wrong_by[part], which[part])
         found.merge(other)
     assert found.block is not None
     order = np.flatnonzero(which)[np.argsort(-wrong_by[which], kind="stable")][:17]
