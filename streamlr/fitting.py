@@ -34,12 +34,13 @@ from streamlr.newton import State
 from streamlr.objective import Gathering, Objective
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.cells import keying_of
-from streamlr.passes.memory import available_cores, available_memory, parse_size
+from streamlr.passes.memory import available_cores, available_memory, parse_size, resident_bytes
 from streamlr.passes.run import Workers
 from streamlr.passes.session import Session
 from streamlr.passes.spool import Spool
 from streamlr.passes.sums import load_kernels
 from streamlr.profiling import (
+    OWN_SIZE,
     features_to_profile,
     leave_out_by_metadata,
     named,
@@ -192,6 +193,7 @@ def fit(
         raise StreamlrError("flic (--flic) corrects the intercept of a fit by firth (--firth). Ask for both.")
     profiled = _profiled(ci, profile, choice, absorb_l2)
     limit = parse_size(memory) if memory is not None else available_memory() // 4
+    resident = resident_bytes()
     source = open_source(data)
     spec = resolve_spec(
         source.schema,
@@ -239,7 +241,7 @@ def fit(
             choice=choice,
             profile=profiled,
             flic=flic,
-            limit=limit,
+            limit=limit + max(resident - OWN_SIZE, 0),  # what was there before is not the fit's
             separated=separated,
             conf_level=conf_level,
             tol=tol,
