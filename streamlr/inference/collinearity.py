@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from streamlr.errors import StreamlrError
-from streamlr.inference.hypotheses import coefficient_blocks, covariance_root
+from streamlr.inference.equations import coefficient_blocks
+from streamlr.inference.hypotheses import covariance_root
 from streamlr.linear_algebra import inverse_of_lower
 from streamlr.report.grids import Field, Grid
 

@@ -23,7 +23,7 @@ from streamlr.design.features import unwrapped
 from streamlr.design.functions import options_of
 from streamlr.design.terms import Factor, Variable
 from streamlr.errors import StreamlrError
-from streamlr.inference.hypotheses import chi_squared_tail
+from streamlr.inference.fit_statistics import chi_squared_tail
 from streamlr.model import Model
 from streamlr.report.grids import Field, Grid
 

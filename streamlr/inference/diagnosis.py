@@ -22,7 +22,7 @@ from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.events import Listener, silent
 from streamlr.inference import fit_statistics
 from streamlr.inference.collinearity import condition_number, vif
-from streamlr.inference.hypotheses import chi_squared_tail
+from streamlr.inference.fit_statistics import chi_squared_tail
 from streamlr.inference.rereading import Rereading, reading_again
 from streamlr.linear_algebra import factorise
 from streamlr.model import Model

@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +28,11 @@ def standard_errors(covariance: Floats) -> Floats:
 def two_sided_p(z: Floats) -> Floats:
     """(k,) P(|Z| > |z|) of a standard normal Z: erfc(|z| / sqrt 2), exact in the tail down to 1e-308."""
     return np.array([math.erfc(abs(value) / math.sqrt(2.0)) for value in z])
+
+
+def chi_squared_tail(statistic: float, df: float) -> float:
+    """P(X > statistic) of a chi-squared X, by the upper incomplete gamma function: exact in the tail."""
+    return float(special.chdtrc(df, max(statistic, 0.0)))
 
 
 def wald_intervals(coef: Floats, std_error: Floats, level: float) -> Floats:

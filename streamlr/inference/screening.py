@@ -37,7 +37,7 @@ from streamlr.design.functions import FUNCTIONS
 from streamlr.design.spec import resolve_spec
 from streamlr.errors import StreamlrError
 from streamlr.events import Listener, silent
-from streamlr.inference.hypotheses import chi_squared_tail
+from streamlr.inference.fit_statistics import chi_squared_tail
 from streamlr.inference.rereading import Rereading, reading_again
 from streamlr.kernels.screening import SCORE, SQUARES, WEIGHTED
 from streamlr.linear_algebra import AnyFactor, Hessian, diagonal, factorise, restricted

@@ -19,7 +19,7 @@ from saved_models import CASES, TOLERANCE, check_table, reread, saved, saved_sma
 
 import streamlr
 from streamlr.errors import StreamlrError
-from streamlr.inference.hypotheses import LONGEST_TEXT
+from streamlr.inference.equations import LONGEST_TEXT
 
 # Of statistics and p-values: both are several times as sensitive as an estimate.
 OF_TESTS = 2 * TOLERANCE
