@@ -6,9 +6,8 @@ of the information X'WX with W = diag(w mu (1 - mu)), model-based whatever covar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from streamlr.errors import StreamlrError
 from streamlr.inference.equations import coefficient_blocks
 from streamlr.inference.hypotheses import covariance_root
 from streamlr.linear_algebra import inverse_of_lower
-from streamlr.report.grids import Field, Grid
+from streamlr.report.grids import Field, Grid, TermTable
 
 if TYPE_CHECKING:
     from streamlr.model import Model
@@ -38,26 +37,8 @@ class InflationFactor:
 
 
 @dataclass(frozen=True)
-class InflationFactors:
+class InflationFactors(TermTable[InflationFactor]):
     """The inflation factors of all terms, in the order of the terms."""
-
-    rows: tuple[InflationFactor, ...]
-
-    def __iter__(self) -> Iterator[InflationFactor]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, term: str) -> InflationFactor:
-        for row in self.rows:
-            if row.term == term:
-                return row
-        raise KeyError(term)
-
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """What `--format json` prints of them."""
-        return [asdict(row) for row in self.rows]
 
     def grid(self) -> Grid:
         """Their table."""
@@ -68,12 +49,6 @@ class InflationFactors:
             Field("per_df", "GVIF^(1/(2 df))"),
         )
         return Grid(fields, self.as_dicts(), above=("Variance inflation factors",))
-
-    def __str__(self) -> str:
-        return str(self.grid())
-
-    def _repr_html_(self) -> str:
-        return self.grid().to_html()
 
 
 def vif(model: Model) -> InflationFactors:

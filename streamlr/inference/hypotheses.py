@@ -15,7 +15,7 @@ robust where that is. Agrees with R's `car::linearHypothesis(test = "Chisq")` an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from streamlr.errors import StreamlrError
 from streamlr.inference import fit_statistics
 from streamlr.inference.equations import MOST_ROWS, coefficient_blocks, parse_hypotheses
 from streamlr.linear_algebra import cholesky
-from streamlr.report.grids import Field, Grid
+from streamlr.report.grids import Field, Grid, TermTable
 
 if TYPE_CHECKING:
     from streamlr.model import Model
@@ -120,28 +120,11 @@ class TermTest:
 
 
 @dataclass(frozen=True)
-class TermTests:
+class TermTests(TermTable[TermTest]):
     """Wald tests of all terms, of type 2 or 3; see `term_tests`."""
 
     type: int
-    rows: tuple[TermTest, ...]
     cov_type: str
-
-    def __iter__(self) -> Iterator[TermTest]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, term: str) -> TermTest:
-        for row in self.rows:
-            if row.term == term:
-                return row
-        raise KeyError(term)
-
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """What `--format json` prints of them."""
-        return [asdict(row) for row in self.rows]
 
     def grid(self) -> Grid:
         """Their table."""
@@ -153,12 +136,6 @@ class TermTests:
         )
         roman = {2: "II", 3: "III"}[self.type]
         return Grid(fields, self.as_dicts(), above=(f"Wald tests of terms, type {roman}",))
-
-    def __str__(self) -> str:
-        return str(self.grid())
-
-    def _repr_html_(self) -> str:
-        return self.grid().to_html()
 
 
 # ------------------------------------------------------------------ tests
@@ -267,7 +244,7 @@ def term_tests(model: Model, type: int = 3) -> TermTests:
     for name, own in blocks.items():
         relatives = [blocks[other] for other in blocks if type == 2 and variables[name] < variables[other]]
         found.append(_term_test(name, root, model.params, own, relatives))
-    return TermTests(type, tuple(found), model.covariance_type)
+    return TermTests(tuple(found), type, model.covariance_type)
 
 
 def factor_tests(model: Model) -> tuple[TermTest, ...]:

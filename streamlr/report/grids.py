@@ -7,9 +7,9 @@ column, and CSV has them all.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from streamlr.report.tables import LATEX, csv_text
 from streamlr.report.text import aligned, degrees, fixed, html_table, number, p_value, printable
@@ -102,3 +102,47 @@ _SHOWN: dict[Kind, Callable[[Any], str]] = {
 
 def _escaped(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
+
+
+class HasTerm(Protocol):
+    """A row of numbers about a term; a dataclass."""
+
+    @property
+    def term(self) -> str:
+        """Its name."""
+
+
+TermRow = TypeVar("TermRow", bound=HasTerm)
+
+
+@dataclass(frozen=True)
+class TermTable(Generic[TermRow]):
+    """Rows about terms, in the order of the terms; a row is had by the name of its term."""
+
+    rows: tuple[TermRow, ...]
+
+    def __iter__(self) -> Iterator[TermRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, term: str) -> TermRow:
+        for row in self.rows:
+            if row.term == term:
+                return row
+        raise KeyError(term)
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """What `--format json` prints of them."""
+        return [asdict(row) for row in self.rows]  # type: ignore[call-overload]
+
+    def grid(self) -> Grid:
+        """Their table."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(self.grid())
+
+    def _repr_html_(self) -> str:
+        return self.grid().to_html()
