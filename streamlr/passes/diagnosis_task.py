@@ -18,13 +18,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamlr.design.encoding import ALL, Encoder, Tally
-from streamlr.errors import StreamlrError
 from streamlr.kernels.block import Scratch
 from streamlr.kernels.logistic import log_binomial_coefficients, row_losses, saturated_loss
 from streamlr.kernels.scores import add_row_sums, fitted_rows, quadratic_forms
 from streamlr.kernels.tile import Block
 from streamlr.passes.sums import scratch_for
-from streamlr.passes.tasks import DesignTask
+from streamlr.passes.tasks import DesignTask, check_finite
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
@@ -387,12 +386,7 @@ class AtEstimate(DesignTask):
         eta, p, q = np.empty(n), np.empty(n), np.empty(n)
         coef = self.design.layout.to_slots(self.coef)
         fitted_rows(block.rows, self.basis.conditioning(), coef, scratch, eta, p, q)
-        if bad := int(np.count_nonzero(~np.isfinite(eta))):
-            raise StreamlrError(
-                f"the linear predictor of {bad:,} row{'s' if bad > 1 else ''} or more is not finite: a "
-                "column holds infinite or huge values, as those of a fit do not. Leave such rows out with "
-                "--where (where=...)."
-            )
+        check_finite(eta)
         success = block.success.astype(np.float64)
         failure = block.trials - success if block.trials.size else 1.0 - success
         weight = block.weight if block.weight.size else np.ones(n)

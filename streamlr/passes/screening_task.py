@@ -33,7 +33,7 @@ from streamlr.kernels.screening import BLOCK, SCORE, SQUARES, SUMS, WEIGHTED, ad
 from streamlr.kernels.tile import KIND_OF_TYPE, Block, Conditioning
 from streamlr.passes.memory import format_size
 from streamlr.passes.sums import Sums, scratch_for
-from streamlr.passes.tasks import DesignTask
+from streamlr.passes.tasks import DesignTask, check_finite
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -453,6 +453,7 @@ class _Worker:
         n = block.success.size
         eta, p, q = np.empty(n), np.empty(n), np.empty(n)
         fitted_rows(block.rows, self._conditioning, self._coef, self._scratch, eta, p, q)
+        check_finite(eta)
         success = block.success.astype(np.float64)
         trials = block.trials if block.trials.size else np.ones(n)
         slope = (trials - success) * p - success * q

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design
 from streamlr.design.encoding import Encoder, Tally
+from streamlr.errors import StreamlrError
 from streamlr.kernels.block import Scratch, probe_block
 from streamlr.kernels.tile import Block
 from streamlr.passes.cache import BlockCache
@@ -52,6 +53,16 @@ def blocks_of(
     tally.merge(own)
     if keeping is not None:
         keeping.finish(own)
+
+
+def check_finite(eta: Floats) -> None:
+    """Raise `StreamlrError` where a linear predictor (n,) is not finite: a fit would have refused such rows."""
+    if bad := int(np.count_nonzero(~np.isfinite(eta))):
+        raise StreamlrError(
+            f"the linear predictor of {bad:,} row{'s' if bad > 1 else ''} or more is not finite: a column "
+            "holds infinite or huge values, as those of a fit do not. Leave such rows out with --where "
+            "(where=...)."
+        )
 
 
 @dataclass(frozen=True)

@@ -719,6 +719,8 @@ def test_infinite_values_are_told(value):
     x[[3, 50]] = value
     with pytest.raises(StreamlrError, match="linear predictor of 2 rows or more is not finite"):
         streamlr.diagnose(model, rows | {"x": x}, link_test=True)
+    with pytest.raises(StreamlrError, match="linear predictor of 2 rows or more is not finite"):
+        streamlr.screen(model, rows | {"x": x, "z": rng.normal(size=60)}, ["z"])
 
 
 def test_one_column_to_keep_is_a_text():
