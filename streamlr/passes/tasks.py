@@ -56,7 +56,7 @@ def blocks_of(
 
 
 def check_finite(eta: Floats) -> None:
-    """Raise `StreamlrError` where a linear predictor (n,) is not finite: a fit would have refused such rows."""
+    """Raise `StreamlrError` where a linear predictor (n,) is not finite: a fit would have refused it."""
     if bad := int(np.count_nonzero(~np.isfinite(eta))):
         raise StreamlrError(
             f"the linear predictor of {bad:,} row{'s' if bad > 1 else ''} or more is not finite: a column "
