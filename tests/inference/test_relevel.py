@@ -175,9 +175,13 @@ def test_any_formula_equals_a_fit(seed: int) -> None:
     fitted = streamlr.fit(TABLE, formula, reference={"a": "r"}, tol=1e-12)
     try:
         moved = model.relevel("a", "r")
-    except streamlr.StreamlrError as error:  # products without their parts may be dependent, as in R
-        assert model.aliased
-        assert "fit again with that reference" in str(error)
+    except streamlr.StreamlrError as error:
+        if "only another fit can change it" in str(error):
+            # R's rule takes `t` in a:t for a contrast because of t:x: what is spanned hangs on the reference.
+            assert fitted.llf != pytest.approx(model.llf, abs=1e-6)
+        else:  # products without their parts may be dependent, as in R
+            assert model.aliased
+            assert "fit again with that reference" in str(error)
     else:
         check_equal(moved, fitted)
 
