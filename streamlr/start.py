@@ -42,8 +42,9 @@ CONDITIONING_VALUES = 1 << 20
 LARGEST_SCALE = 1e150
 # Data with more values than this take their start from a sample: below, all passes together are quicker.
 WORTH_A_SAMPLE = 40_000_000
-# Rows of a sample: a twentieth of the data within bounds; ROWS_A_COLUMN for every coefficient and
-# EVENTS_A_COLUMN of the rarer outcome, but never more than a fifth of the data.
+# Rows of a sample: a twentieth of the data within bounds, but where a Hessian is dear no more than needed;
+# ROWS_A_COLUMN for every coefficient and EVENTS_A_COLUMN of the rarer outcome, but never more than a fifth of
+# the data.
 SAMPLE_SHARE = 20
 SAMPLE_ROWS = (100_000, 500_000)
 ROWS_A_COLUMN = 100
@@ -359,8 +360,9 @@ def sample_of(source: Source, design: Design, profile: ProfileSums) -> Sample | 
     if rows is None or rows * (layout.dense + len(layout.levels)) < WORTH_A_SAMPLE:
         return None
     share = _positive_share(design, profile)
-    wanted = min(max(rows // SAMPLE_SHARE, SAMPLE_ROWS[0]), SAMPLE_ROWS[1])
-    wanted = max(wanted, ROWS_A_COLUMN * layout.columns)
+    wanted = ROWS_A_COLUMN * layout.columns
+    if not layout.hessian_is_dear:
+        wanted = max(wanted, min(max(rows // SAMPLE_SHARE, SAMPLE_ROWS[0]), SAMPLE_ROWS[1]))
     wanted = max(wanted, int(EVENTS_A_COLUMN * layout.columns / min(share, 1.0 - share)))
     count = max(1, round(min(wanted, rows // LARGEST_SHARE) * len(parts) / rows))
     if 3 * count > len(parts):
