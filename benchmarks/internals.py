@@ -22,6 +22,7 @@ import streamlr
 from streamlr.design.design import Design
 from streamlr.design.encoding import Tally
 from streamlr.design.features import Reader
+from streamlr.design.layout import Layout
 from streamlr.design.spec import resolve_spec
 from streamlr.events import silent
 from streamlr.kernels.block import add_block
@@ -178,7 +179,7 @@ def tile_of(fit: Fit) -> Tile:
 @numba.njit(nogil=True)
 def _gram(times, tile, count, dense, gram):
     for _ in range(times):
-        add_gram(tile, count, dense, gram)
+        add_gram(tile, count, 0, dense, gram)
 
 
 @numba.njit(nogil=True)
@@ -223,8 +224,11 @@ def predict_blocks(fit: Fit, cache: BlockCache) -> None:
 
 
 def gram(tile: Tile, times: int) -> None:
-    """gram += tile tile'"""
-    _gram(times, tile.scratch.tile, tile.count, tile.dense, tile.sums.totals.gram)
+    """gram += tile tile' of all dense columns, the intercept among them, which a pass need not multiply"""
+    columns = Layout(tuple(range(tile.dense)), tile.dense, ())
+    memory = scratch_for(columns).tile
+    memory[: tile.dense] = tile.scratch.tile[: tile.dense]
+    _gram(times, memory, tile.count, tile.dense, Sums(columns, False).totals.gram)
 
 
 def fill(tile: Tile, times: int) -> None:

@@ -64,8 +64,8 @@ class Layout:
 
     @property
     def padded(self) -> int:
-        """`dense` rounded up so that blocks of 4 and of 3 columns both end inside."""
-        return max(-(-self.dense // 4) * 4, -(-self.dense // 3) * 3)
+        """`dense` rounded up so that blocks of 4 and of 3 columns, the intercept left out, both end inside."""
+        return self.intercept + max(-(-self.numeric // 4) * 4, -(-self.numeric // 3) * 3)
 
     @cached_property
     def widths(self) -> NDArray[np.int64]:

@@ -25,8 +25,8 @@ DENSE = [*range(14), 29, 65, 95, 96, 97, 130, 200]
 LEVELS = [(), (1,), (5,), (1, 2), (3, 1, 7), (2, 4, 3, 6)]
 
 
-def layout_of(dense: int, levels: tuple[int, ...] = ()) -> Layout:
-    return Layout(tuple(range(dense + len(levels))), dense, levels)
+def layout_of(numeric: int, levels: tuple[int, ...] = (), intercept: int = 0) -> Layout:
+    return Layout((-1,) * intercept + tuple(range(numeric + len(levels))), numeric, levels)
 
 
 def whole(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -45,21 +45,25 @@ def codes_of(rng: np.random.Generator, levels: tuple[int, ...], rows: int) -> np
 
 @pytest.mark.parametrize("dense", DENSE)
 @pytest.mark.parametrize("count", [0, 1, 7, 33])
-def test_gram_is_the_matrix_times_its_transpose(dense: int, count: int) -> None:
+@pytest.mark.parametrize("intercept", [0, 1])
+def test_gram_is_the_matrix_times_its_transpose(dense: int, count: int, intercept: int) -> None:
+    if dense < intercept:
+        pytest.skip("no room for an intercept")
     rng = np.random.default_rng(dense)
-    padded = layout_of(dense).padded
+    padded = layout_of(dense - intercept, intercept=intercept).padded
     tile = np.full((padded, 40), np.nan)
     tile[:dense, :count] = whole(rng, dense, count)
     tile[dense:, :count] = 0.0
     gram = whole(rng, padded, padded)
     before = gram.copy()
-    add_gram(tile, count, dense, gram)
+    add_gram(tile, count, intercept, dense, gram)
     values = tile[:, :count]
-    lower = np.tril_indices(dense)
+    lower = tuple(places + intercept for places in np.tril_indices(dense - intercept))
     np.testing.assert_array_equal(gram[lower], (before + values @ values.T)[lower])
     # Rows and columns that only fill up the last block are zero in the tile and so add nothing.
     np.testing.assert_array_equal(gram[dense:], before[dense:])
     np.testing.assert_array_equal(gram[:, dense:], before[:, dense:])
+    np.testing.assert_array_equal(gram[:, :intercept], before[:, :intercept])
 
 
 @pytest.mark.parametrize("count", [1, 1023, 1024])
@@ -68,7 +72,7 @@ def test_gram_of_a_whole_tile(count: int) -> None:
     tile = np.zeros((12, 1024))
     tile[:10] = whole(rng, 10, 1024)
     gram = np.zeros((12, 12))
-    add_gram(tile, count, 10, gram)
+    add_gram(tile, count, 0, 10, gram)
     want = tile[:10, :count] @ tile[:10, :count].T
     np.testing.assert_array_equal(np.tril(gram[:10, :10]), np.tril(want))
 
@@ -100,7 +104,8 @@ def test_gradient_is_the_design_times_the_slopes(
 
 
 @pytest.mark.parametrize("count", [0, 1, 40])
-def test_weighing_adds_the_gradient_of_what_it_multiplies(count: int) -> None:
+@pytest.mark.parametrize("intercept", [0, 1])
+def test_weighing_adds_what_costs_nothing_beside_it(count: int, intercept: int) -> None:
     rng = np.random.default_rng(2)
     tile = whole(rng, 6, 50)
     before = tile.copy()
@@ -110,8 +115,13 @@ def test_weighing_adds_the_gradient_of_what_it_multiplies(count: int) -> None:
     gradient = whole(rng, 6)
     want = gradient.copy()
     want[:5] += before[:5, :count] @ slope[:count]
-    weigh_tile(tile, slope, root, count, 5, gradient)
+    gram = whole(rng, 6, 6)
+    products = gram.copy()
+    if intercept:
+        products[:5, 0] += before[:5, :count] @ root[:count] ** 2
+    weigh_tile(tile, slope, root, count, 5, intercept, gradient, gram)
     np.testing.assert_array_equal(gradient, want)
+    np.testing.assert_array_equal(gram, products)
     np.testing.assert_array_equal(tile[:5, :count], before[:5, :count] * root[:count])
     np.testing.assert_array_equal(tile[:, count:], before[:, count:])
     np.testing.assert_array_equal(tile[5], before[5])
