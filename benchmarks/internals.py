@@ -95,7 +95,7 @@ def begin(data: Any, target: str, features: Sequence[str]) -> Fit:
     spec, profile, design = profile_and_freeze(session, spec, features, Reader(), "levels")
     sample = sample_of(source, design, profile)
     basis = conditioned_basis(session, design, parts_to_condition_on(source, sample))
-    start = starts_of(session, design, basis, null_model(design, profile), profile, sample)[0]
+    start = starts_of(session, design, basis, null_model(design, profile), profile, sample).points[0]
     return Fit(source, design, basis, np.where(start == 0.0, 0.01, start))
 
 

@@ -52,6 +52,7 @@ from streamlr.profiling import (
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
 from streamlr.start import (
+    Starts,
     begin,
     conditioned_basis,
     null_model,
@@ -332,13 +333,13 @@ def _maximise(
             objective = Objective(
                 design, basis, session.run_pass, session.cache, null_start(design, profile), gathering
             )
-            start = begin(objective, starts, null, sampled=sample is not None)
+            start = begin(objective, starts, null, sampled=sample is not None, single=separation != "keep")
             objective, coef, evaluation, aliased = settle_basis(objective, *start)
             unhosted = objective.basis.unhosted
             if not unhosted.any():
                 break
             # Centring a scale would change a model that has no estimate for what takes it up.
-            basis, starts = basis.without_centres(unhosted), [null]
+            basis, starts = basis.without_centres(unhosted), Starts([null])
         assert objective.first is not None
         rows_as_profiled = objective.first.tally.rows_used == profile.rows_used
         if rows_as_profiled and np.isfinite(objective.extent()).all():

@@ -34,6 +34,11 @@ Result = TypeVar("Result")
 # The null model takes whole Newton steps, which only far from its minimum could overshoot.
 LONGEST_NULL_STEP = 4.0
 
+# A Hessian summed in single precision is told as one from a point so far away in eta. Rounding changes its
+# products by less than a hundred thousandth of the columns' lengths, and no column that it is used for has
+# less than a fiftieth of its information to itself.
+SINGLE_DRIFT = 0.01
+
 # Share of a column's information that is added to it where only a rough decrement is wanted.
 MADE_UP = 1e-8
 
@@ -77,8 +82,11 @@ class Objective:
         self._row_runner, self._row_cache = runner, cache
         self._gathering = gathering
 
-    def __call__(self, coef: Floats, with_hessian: bool = True) -> Evaluation:
-        """Evaluate at `coef`, one number an active column; the Hessian is zero where it is not wanted."""
+    def __call__(self, coef: Floats, with_hessian: bool = True, *, single: bool = False) -> Evaluation:
+        """Evaluate at `coef`, one number an active column; the Hessian is zero where it is not wanted.
+
+        `single`: the Hessian only steers, and single precision will do for it.
+        """
         gathering = self._gathering if self.first is None else None
         task = SumsTask(
             self.design,
@@ -89,19 +97,21 @@ class Objective:
             self.first is None,
             with_hessian,
             gathering.keying if gathering is not None else None,
+            single,
         )
         sums: Sums = self._runner(task, Sums.merge)
         self._note(sums, gathering)
-        return self._evaluation(sums, coef, with_hessian)
+        evaluation = self._evaluation(sums, coef, with_hessian)
+        return replace(evaluation, drift=SINGLE_DRIFT) if single else evaluation
 
-    def best_of(self, starts: Sequence[Floats]) -> tuple[Floats, Evaluation]:
+    def best_of(self, starts: Sequence[Floats], *, single: bool = False) -> tuple[Floats, Evaluation]:
         """The better of one or two points (active,), and the evaluation there, in one pass.
 
         The first has to have the lower loss and less than a quarter of the Newton decrement: near a minimum
-        that is the distance to it.
+        that is the distance to it. `single`: single precision will do for the Hessian of a lone point.
         """
         if len(starts) == 1:
-            return starts[0], self(starts[0])
+            return starts[0], self(starts[0], single=single)
         one, other = starts
         task = RivalsTask(
             self.design,

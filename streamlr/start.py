@@ -59,6 +59,10 @@ FIRST_STAGE = 5
 RIDGE = 1.0
 # A column whose information is no more than the pull's was constant in the sample: a level that it lacks.
 UNINFORMED = 1.01 * RIDGE
+# Columns that have so many times the pull's information, and this share of it to themselves, are far from
+# being combinations of others in all rows as well.
+STEADY_INFORMATION = 100.0
+STEADY_SHARE = 0.02
 # Other rows look like those of the sample while the score test's statistic is this many deviations above its
 # mean at most. Looking at both starts in vain costs a tenth of a pass.
 DEVIATIONS = 4.0
@@ -168,16 +172,27 @@ def _log_odds(design: Design, absorbed: Factor, profile: ProfileSums) -> Floats:
     return odds - offset if math.isfinite(offset) else odds
 
 
+@dataclass(frozen=True)
+class Starts:
+    """One or two points (k,) where Newton may start; `steady`: no column is nearly a combination of others
+    there, so that single precision will do for a Hessian that only steers."""
+
+    points: list[Floats]
+    steady: bool = False
+
+
 def begin(
-    objective: Objective, starts: Sequence[Floats], null: Floats, *, sampled: bool
+    objective: Objective, starts: Starts, null: Floats, *, sampled: bool, single: bool
 ) -> tuple[Floats, Evaluation]:
     """The first pass: where Newton starts, and the evaluation there.
 
     A sample's estimate that looked like all rows and is far from their minimum after all is given up for the
     null model, whose loss needs no pass: it has to have won four times what the next step promises to win.
+    `single`: the Hessian may be in single precision where that is steady and pays.
     """
-    coef, evaluation = objective.best_of(starts)
-    if not sampled or coef is null or len(starts) > 1 or objective.design.offset is not None:
+    dear = objective.design.layout.hessian_is_dear
+    coef, evaluation = objective.best_of(starts.points, single=single and dear and starts.steady)
+    if not sampled or coef is null or len(starts.points) > 1 or objective.design.offset is not None:
         return coef, evaluation
     assert objective.first is not None
     won = objective.first.null_loss - evaluation.loss
@@ -193,9 +208,9 @@ def starts_of(
     null: Floats,
     profile: ProfileSums,
     sample: Sample | None,
-) -> list[Floats]:
-    """Where Newton may start, each (k,): the estimate from a sample for large data, else the null model, or
-    with a long factor what its levels say one by one, if that is better on some rows.
+) -> Starts:
+    """Where Newton may start: the estimate from a sample for large data, else the null model, or with a long
+    factor what its levels say one by one, if that is better on some rows.
 
     Both where the sample may say little of the other rows (a sorted file, a level that it lacks): the first
     pass then looks at both, so that a poor sample costs no pass.
@@ -203,15 +218,16 @@ def starts_of(
     if sample is None:
         marginal = marginal_model(design, profile)
         if marginal is None:
-            return [null]
+            return Starts([null])
         few = _objective_on(session, design, basis, parts_to_condition_on(session.source, None))
-        return [marginal] if few(marginal, False).loss < few(null, False).loss else [null]
+        better = few(marginal, False).loss < few(null, False).loss
+        return Starts([marginal if better else null])
     found: Estimate | None = None
     for parts in sample.stages:
         before = null if found is None else found.coef
         found = _estimate(_objective_on(session, design, basis, parts), before)
         if found is None:
-            return [null]
+            return Starts([null])
     assert found is not None
     check = _objective_on(session, design, basis, sample.checks)
     gradient = check(found.coef, False).gradient
@@ -222,7 +238,7 @@ def starts_of(
         and _share_alike(found.sums, _positive_share(design, profile))
         and _ranges_alike(found.sums, design, session.source)
     )
-    return [found.coef] if alike else [found.coef, null]
+    return Starts([found.coef], found.steady) if alike else Starts([found.coef, null])
 
 
 def _share_alike(sums: Sums, share: float) -> bool:
@@ -257,6 +273,15 @@ class Estimate:
     def rows(self) -> int:
         """Rows of the sample that are used."""
         return self.sums.tally.rows_used
+
+    @property
+    def steady(self) -> bool:
+        """Whether every column has much information, and a fair share of it to itself."""
+        factor = factorise(self.information)
+        own = diagonal(self.information)
+        if factor is None or not (own > STEADY_INFORMATION * RIDGE).all():
+            return False
+        return bool((1.0 / (factor.inverse_diagonal() * own) > STEADY_SHARE).all())
 
     def describes(self, gradient: Floats, rows: int) -> bool:
         """Whether other rows, whose loss has this gradient (k,) here, look like those of the sample.

@@ -25,11 +25,12 @@ import streamlr
 from streamlr import climbing, fitting, start
 from streamlr.design.design import Design
 from streamlr.design.profile import ProfileSums
+from streamlr.objective import SINGLE_DRIFT
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.sums import Sums
 from streamlr.passes.tasks import SumsTask
 from streamlr.sources import parquet
-from streamlr.start import Sample, sample_of
+from streamlr.start import Sample, Starts, sample_of
 
 # What a sample is
 
@@ -181,6 +182,7 @@ class Reads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.of_part: Counter[int] = Counter()
         self.gradients = 0
+        self.singles = 0
         read = parquet.ParquetPart.read
 
         def counted(part: Any, columns: Any, coded: Any, batch_rows: int, **options: Any) -> Iterator[Any]:
@@ -192,6 +194,7 @@ class Reads:
 
         def watched(task: SumsTask, parts: Sequence[Any]) -> Any:
             self.gradients += not task.with_hessian
+            self.singles += task.single
             return work(task, parts)
 
         monkeypatch.setattr(SumsTask, "__call__", watched)
@@ -202,6 +205,7 @@ def make_samples_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "PART_ROWS", 1_000)
     monkeypatch.setattr(start, "WORTH_A_SAMPLE", 0)
     monkeypatch.setattr(start, "SAMPLE_ROWS", (3_000, 4_000))
+    monkeypatch.setattr(start, "ROWS_A_COLUMN", 375)  # of eight or nine, where a Hessian is dear
     monkeypatch.setattr(start, "EVENTS_A_COLUMN", 10)
     monkeypatch.setattr(BlockCache, "begin", lambda cache, part: None)
 
@@ -216,6 +220,8 @@ class Fitted:
     sample: Sample | None
     trusted: bool
     gradients: int
+    singles: int
+    drift: float  # how far off the first Hessian is told to be
 
 
 def fitted(path: Path, *, sampling: bool, dear: bool) -> Fitted:
@@ -227,7 +233,7 @@ def fitted(path: Path, *, sampling: bool, dear: bool) -> Fitted:
             patch.setattr(fitting, "sample_of", lambda *arguments: None)
         reads = Reads(patch)
         begin = fitting.starts_of
-        seen: list[tuple[Sample | None, list[np.ndarray]]] = []
+        seen: list[tuple[Sample | None, Starts]] = []
 
         def spied(*arguments: Any) -> Any:
             found = begin(*arguments)
@@ -236,6 +242,15 @@ def fitted(path: Path, *, sampling: bool, dear: bool) -> Fitted:
             return found
 
         patch.setattr(fitting, "starts_of", spied)
+        first_pass = fitting.begin
+        drifts = []
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            coef, evaluation = first_pass(*arguments, **options)
+            drifts.append(evaluation.drift)
+            return coef, evaluation
+
+        patch.setattr(fitting, "begin", noted)
         model = streamlr.fit(path, target="y", threads=2, memory="2GB")
     sample, found = seen[-1]
     return Fitted(
@@ -243,8 +258,10 @@ def fitted(path: Path, *, sampling: bool, dear: bool) -> Fitted:
         passes=min(reads.of_part.values()),
         reads=reads.of_part,
         sample=sample,
-        trusted=len(found) == 1 and np.count_nonzero(found[0]) > 1,
+        trusted=len(found.points) == 1 and np.count_nonzero(found.points[0]) > 1,
         gradients=reads.gradients,
+        singles=reads.singles,
+        drift=drifts[-1],
     )
 
 
@@ -371,6 +388,13 @@ def missing_in_the_check(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return data
 
 
+def nearly_collinear(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A column repeats another but for a hundredth."""
+    data = homogeneous(rng)
+    data["x2"] = data["x0"] + 0.01 * data["x2"]
+    return data
+
+
 KINDS: list[Callable[[np.random.Generator], dict[str, np.ndarray]]] = [
     homogeneous,
     by_outcome,
@@ -388,6 +412,7 @@ KINDS: list[Callable[[np.random.Generator], dict[str, np.ndarray]]] = [
     tiny_in_samples,
     missing_in_samples,
     missing_in_the_check,
+    nearly_collinear,
 ]
 
 
@@ -457,6 +482,18 @@ def test_a_good_sample_is_trusted_and_saves_reading(name: str, dear: bool) -> No
     assert not without.trusted
     assert with_sample.passes < without.passes
     assert with_sample.reads.total() < without.reads.total()
+
+
+def test_single_precision_steers_a_steady_wide_fit_and_no_other() -> None:
+    """One pass over thirty parts; what is reported is in double precision, as all other tests say."""
+    steered = both_fits("homogeneous", True)[1]
+    assert steered.singles == 30
+    assert steered.drift == SINGLE_DRIFT  # so that it is reported of no model, and proves a little less
+    assert both_fits("nearly_collinear", True)[1].drift == 0.0
+    assert both_fits("homogeneous", False)[1].singles == 0
+    for name in ("nearly_collinear", "unseen_level", "by_level"):
+        assert both_fits(name, True)[1].singles == 0
+    assert both_fits("homogeneous", True)[2].singles == 0
 
 
 @pytest.mark.parametrize("name", ["by_outcome", "by_outcome_and_feature", "rare_and_sorted"])

@@ -95,6 +95,7 @@ def scratch_of(layout: Layout) -> Scratch:
         np.zeros((8, rows)),
         exponent,
         exponent.view(np.int64),
+        np.empty((0, 0), dtype=np.float32),
     )
 
 

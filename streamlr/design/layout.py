@@ -64,7 +64,7 @@ class Layout:
 
     @property
     def padded(self) -> int:
-        """`dense` rounded up so that blocks of 4 and of 3 columns, the intercept left out, both end inside."""
+        """`dense` rounded up so that blocks of 4 and of 3 numeric columns both end inside."""
         return self.intercept + max(-(-self.numeric // 4) * 4, -(-self.numeric // 3) * 3)
 
     @cached_property

@@ -36,17 +36,20 @@ from streamlr.passes.cells import Cells
 from streamlr.passes.packing import aligned
 
 Floats = NDArray[np.float64]
+NO_SINGLE = np.empty((0, 0), dtype=np.float32)
 
 
-def scratch_for(layout: Layout) -> Scratch:
-    """Working memory of one worker."""
+def scratch_for(layout: Layout, single: bool = False) -> Scratch:
+    """Working memory of one worker; `single`: products of dense columns are in single precision."""
     rows = layout.tile_rows
     exponent = _aligned_zeros(4, rows)
+    narrow = _aligned_zeros(layout.padded, rows // 2).view(np.float32) if single else NO_SINGLE
     return Scratch(
         _aligned_zeros(layout.padded + layout.scaled, rows),
         _aligned_zeros(8, rows),
         exponent,
         exponent.view(np.int64),
+        narrow,
     )
 
 

@@ -131,13 +131,14 @@ class HeadsTask(DesignTask):
 
 @dataclass(frozen=True)
 class SumsTask(DesignTask):
-    """Loss, gradient and (where wanted) Hessian at `coef` (k,)."""
+    """Loss, gradient and (where wanted) Hessian at `coef` (k,); with `single` in single precision."""
 
     coef: Floats
     null_coef: float
     first: bool
     with_hessian: bool = True
     keying: Keying | None = None
+    single: bool = False
 
     @property
     def cells(self) -> int:
@@ -153,7 +154,7 @@ class SumsTask(DesignTask):
         """The sums of one leaf."""
         layout = self.design.layout
         sums = Sums(layout, self.first, self.with_hessian)
-        scratch = scratch_for(layout)
+        scratch = scratch_for(layout, self.single)
         conditioning = self.basis.conditioning()
         coef = layout.to_slots(self.coef)
         for block in self.blocks(parts, sums.tally):

@@ -16,8 +16,8 @@ from streamlr.errors import StreamlrError
 
 # Fewer rows than this make a poor unit of work: small row groups and slices are joined up to it.
 PART_ROWS = 131_072
-# ... unless they are wide: this many bytes, decoded, are always enough. Twice as many cost a fit of 300 columns
-# 0.27 of 3.8 seconds, for memory that both threads touch first and for a sample of parts too few to share.
+# ... unless they are wide: this many bytes, decoded, are always enough. Twice as many cost a fit of 300
+# columns 0.27 of 3.8 seconds: memory that threads touch first, and a sample of parts too few to share.
 PART_BYTES = 1 << 25
 
 

@@ -17,6 +17,7 @@ from streamlr.kernels.gram import (
     add_factor_gradient,
     add_factors,
     add_gram,
+    narrow_tile,
     weigh_tile,
 )
 from streamlr.kernels.tile import Block
@@ -64,6 +65,28 @@ def test_gram_is_the_matrix_times_its_transpose(dense: int, count: int, intercep
     np.testing.assert_array_equal(gram[dense:], before[dense:])
     np.testing.assert_array_equal(gram[:, dense:], before[:, dense:])
     np.testing.assert_array_equal(gram[:, :intercept], before[:, :intercept])
+
+
+@pytest.mark.parametrize("dense", [1, 5, 29, 97])
+@pytest.mark.parametrize("count", [0, 1, 33])
+def test_gram_in_single_precision_is_added_in_double(dense: int, count: int) -> None:
+    rng = np.random.default_rng(dense)
+    padded = layout_of(dense).padded
+    tile = np.full((padded, 40), np.nan)
+    tile[:dense, :count] = whole(rng, dense, count)
+    single = np.zeros((padded, 40), dtype=np.float32)
+    narrow_tile(tile, count, dense, single)
+    np.testing.assert_array_equal(single[:dense, :count], tile[:dense, :count])
+    assert not single[:, count:].any()
+    assert not single[dense:].any()
+    before = whole(rng, padded, padded) + 1e12  # single precision would lose the whole numbers behind it
+    gram = before.copy()
+    add_gram(single, count, 0, dense, gram)
+    lower = np.tril_indices(dense)
+    values = tile[:dense, :count]
+    np.testing.assert_array_equal(
+        gram[:dense, :dense][lower], (before[:dense, :dense] + values @ values.T)[lower]
+    )
 
 
 @pytest.mark.parametrize("count", [1, 1023, 1024])
