@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamlr.design.layout import Layout
 from streamlr.kernels.block import Scratch
+from streamlr.kernels.joint import NOT_JOINED
 from streamlr.kernels.sides import project_block
 from streamlr.kernels.tile import Block, Conditioning
 
@@ -96,6 +97,7 @@ def scratch_of(layout: Layout) -> Scratch:
         exponent,
         exponent.view(np.int64),
         np.empty((0, 0), dtype=np.float32),
+        NOT_JOINED,
     )
 
 

@@ -19,6 +19,11 @@ from numpy.typing import NDArray
 
 # Levels of a factor from which on they are worth eliminating first.
 LONG = 256
+# Joint slots of a group of factors, and cells of all tables of groups, that stay in the second-level cache.
+MOST_JOINT = 256
+JOINT_CELLS = 1 << 16
+# A row saves so much that a block is worth unfolding from a row for each so many cells.
+CELLS_A_SAVING = 2
 # Dense columns from which on a Hessian is worth saving.
 DEAR = 256
 
@@ -103,6 +108,28 @@ class Layout:
         """Number of cells of all pair tables."""
         total = int(self.widths.sum())
         return (total * total - int((self.widths**2).sum())) // 2
+
+    @cached_property
+    def joints(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of factors without a scale that are summed together; none where their tables are too large.
+
+        The largest first, each goes into the first group that has at most MOST_JOINT slots with it (Johnson
+        and others 1974, SIAM Journal on Computing 3, 299-325).
+        """
+        groups: list[tuple[int, list[int]]] = []
+        for f in sorted(range(self.plain), key=lambda f: -self.widths[f]):
+            width = int(self.widths[f])
+            for place, (size, members) in enumerate(groups):
+                if size * width <= MOST_JOINT:
+                    groups[place] = (size * width, [*members, f])
+                    break
+            else:
+                groups.append((width, [f]))
+        sizes = [size for size, _ in groups]
+        pairs = (sum(sizes) ** 2 - sum(size**2 for size in sizes)) // 2
+        if not groups or max(sizes) > MOST_JOINT or pairs > JOINT_CELLS:
+            return ()
+        return tuple(tuple(sorted(members)) for _, members in groups)
 
     @property
     def cells(self) -> int:

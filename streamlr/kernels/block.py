@@ -14,16 +14,29 @@ from streamlr.kernels.gram import (
     add_factors,
     add_gram,
     add_scaled_factors,
+    add_scaled_gradient,
     narrow_tile,
     weigh_tile,
 )
 from streamlr.kernels.jit import kernel, use_widest_vectors
+from streamlr.kernels.joint import (
+    Joining,
+    add_joint,
+    add_joint_predictor,
+    add_joint_slopes,
+    join_codes,
+    join_coef,
+    unfold,
+    unfold_slopes,
+)
 from streamlr.kernels.logistic import probabilities, row_losses, total
 from streamlr.kernels.tile import (
     Conditioning,
     Floats,
     Rows,
+    add_dense_predictor,
     add_linear_predictor,
+    add_scaled_predictor,
     fill_outcomes,
     fill_tile,
     start_eta,
@@ -63,6 +76,7 @@ class Scratch(NamedTuple):
     exponent: Floats  # (4, t)
     exponent_bits: NDArray[np.int64]  # the same memory
     single: NDArray[np.float32]  # (padded, t) for products in single precision, (0, 0) for double
+    joining: Joining
 
 
 @kernel
@@ -77,11 +91,13 @@ def add_weighted_tile(
     count: int,
     totals: Totals,
     scratch: Scratch,
+    joint: bool = False,
 ):
     """Add sum of slope x to the gradient and sum of curvature x x' to the tables of the Hessian, of a tile.
 
     Rows [first, first + count); `slope` and `curvature` (t,), not negative the latter. `tile` and `root` (t,)
-    are used up. Products of dense columns are in single precision where `scratch` has room for that.
+    are used up. `joint`: factors without a scale go into the tables of their groups, whose codes are those of
+    these rows. Products of dense columns are in single precision where `scratch` has room for that.
     """
     dense = conditioning.dense
     starts = conditioning.starts
@@ -94,25 +110,28 @@ def add_weighted_tile(
         add_gram(scratch.single, count, intercept, dense, totals.gram)
     else:
         add_gram(tile, count, intercept, dense, totals.gram)  # at 29 columns 11 instead of 14 ns a row
-    add_factors(
-        tile,
-        root,
-        curvature,
-        slope,
-        rows.codes,
-        starts,
-        conditioning.plain,
-        totals.widths,
-        totals.pair_starts,
-        first,
-        count,
-        dense,
-        conditioning.intercept,
-        totals.gradient,
-        totals.diagonal,
-        totals.cross,
-        totals.pairs,
-    )
+    if joint:
+        add_joint(tile, root, curvature, slope, count, dense, intercept, scratch.joining)
+    else:
+        add_factors(
+            tile,
+            root,
+            curvature,
+            slope,
+            rows.codes,
+            starts,
+            conditioning.plain,
+            totals.widths,
+            totals.pair_starts,
+            first,
+            count,
+            dense,
+            intercept,
+            totals.gradient,
+            totals.diagonal,
+            totals.cross,
+            totals.pairs,
+        )
     add_scaled_factors(
         tile,
         conditioning.scales,
@@ -154,6 +173,11 @@ def add_block(
     curvature = scratch.work[5]
     root = scratch.work[6]
     scalars = totals.scalars
+    starts = conditioning.starts
+    joining = scratch.joining
+    joint = joining.strides.size > 0 and n >= joining.least_rows
+    if joint:
+        join_coef(coef, starts, joining)
     for first in range(0, n, length):
         count = min(length, n - first)
         fill_tile(rows, conditioning, first, count, tile, root)
@@ -161,7 +185,13 @@ def add_block(
         scalars[SUCCESSES] += total(success, count)
         scalars[FAILURES] += total(failure, count)
         start_eta(rows.offset, 0.0, first, count, eta)
-        add_linear_predictor(rows, conditioning, coef, first, count, tile, eta)
+        if joint:
+            join_codes(rows.codes, first, count, joining)
+            add_dense_predictor(conditioning, coef, count, tile, eta)
+            add_joint_predictor(count, joining, eta)
+            add_scaled_predictor(rows, conditioning, coef, first, count, tile, eta)
+        else:
+            add_linear_predictor(rows, conditioning, coef, first, count, tile, eta)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, loss, slope, curvature
         )
@@ -173,9 +203,30 @@ def add_block(
         scalars[LEAST_CURVATURE] = least
         if not with_hessian:
             add_dense_gradient(tile, slope, count, dense, totals.gradient)
-            add_factor_gradient(tile, slope, rows, conditioning, first, count, totals.gradient)
+            if joint:
+                add_joint_slopes(slope, count, joining)
+                add_scaled_gradient(tile, slope, rows, conditioning, first, count, totals.gradient)
+            else:
+                add_factor_gradient(tile, slope, rows, conditioning, first, count, totals.gradient)
             continue
-        add_weighted_tile(tile, slope, curvature, root, rows, conditioning, first, count, totals, scratch)
+        add_weighted_tile(
+            tile, slope, curvature, root, rows, conditioning, first, count, totals, scratch, joint
+        )
+    if joint and not with_hessian:
+        unfold_slopes(starts, joining, totals.gradient)
+    elif joint:
+        unfold(
+            starts,
+            totals.widths,
+            totals.pair_starts,
+            dense,
+            conditioning.intercept,
+            joining,
+            totals.gradient,
+            totals.diagonal,
+            totals.cross,
+            totals.pairs,
+        )
 
 
 @kernel

@@ -25,6 +25,19 @@ def add_dense_gradient(tile, slope, count, dense, gradient):
 
 
 @kernel
+def add_scaled_gradient(tile, slope, rows, conditioning, first, count, gradient):
+    """gradient[slot] += slope scale, the slot of the row's level of each factor with a scale"""
+    starts = conditioning.starts
+    plain = conditioning.plain
+    for f in range(plain, starts.size):
+        none = starts[f] + 1
+        levels = rows.codes[f][first : first + count]
+        scale = tile[conditioning.scales + f - plain]
+        for i in range(count):
+            gradient[none + levels[i]] += slope[i] * scale[i]
+
+
+@kernel
 def add_factor_gradient(tile, slope, rows, conditioning, first, count, gradient):
     """gradient[slot] += slope scale, the slot of the row's level of each factor; scale is 1 if it has none"""
     starts = conditioning.starts
@@ -34,12 +47,7 @@ def add_factor_gradient(tile, slope, rows, conditioning, first, count, gradient)
         levels = rows.codes[f][first : first + count]
         for i in range(count):
             gradient[none + levels[i]] += slope[i]
-    for f in range(plain, starts.size):
-        none = starts[f] + 1
-        levels = rows.codes[f][first : first + count]
-        scale = tile[conditioning.scales + f - plain]
-        for i in range(count):
-            gradient[none + levels[i]] += slope[i] * scale[i]
+    add_scaled_gradient(tile, slope, rows, conditioning, first, count, gradient)
 
 
 @summing_kernel

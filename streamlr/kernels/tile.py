@@ -199,8 +199,8 @@ def start_eta(offset, constant, first, count, eta):
 
 
 @kernel
-def add_linear_predictor(rows, conditioning, coef, first, count, tile, eta):
-    """eta += sum over dense columns of coef[j] tile[j] + sum over factors of scale coef[slot of the code]
+def add_dense_predictor(conditioning, coef, count, tile, eta):
+    """eta += sum over dense columns of coef[j] tile[j]
 
     Four columns at a time, so that eta is read and written a quarter as often. A column whose coefficient is
     zero says nothing, even where it is infinite.
@@ -234,19 +234,32 @@ def add_linear_predictor(rows, conditioning, coef, first, count, tile, eta):
                 for i in range(count):
                     eta[i] += c0 * x0[i]
             j += 1
+
+
+@kernel
+def add_scaled_predictor(rows, conditioning, coef, first, count, tile, eta):
+    """eta += sum over scaled factors of scale coef[slot of the code]"""
     starts = conditioning.starts
     plain = conditioning.plain
-    for f in range(plain):
-        levels = rows.codes[f][first : first + count]
-        none = starts[f] + 1
-        for i in range(count):
-            eta[i] += coef[none + levels[i]]
     for f in range(plain, starts.size):
         levels = rows.codes[f][first : first + count]
         none = starts[f] + 1
         scale = tile[conditioning.scales + f - plain]
         for i in range(count):
             eta[i] += scale[i] * coef[none + levels[i]]
+
+
+@kernel
+def add_linear_predictor(rows, conditioning, coef, first, count, tile, eta):
+    """eta += sum over dense columns of coef[j] tile[j] + sum over factors of scale coef[slot of the code]"""
+    add_dense_predictor(conditioning, coef, count, tile, eta)
+    starts = conditioning.starts
+    for f in range(conditioning.plain):
+        levels = rows.codes[f][first : first + count]
+        none = starts[f] + 1
+        for i in range(count):
+            eta[i] += coef[none + levels[i]]
+    add_scaled_predictor(rows, conditioning, coef, first, count, tile, eta)
 
 
 @kernel

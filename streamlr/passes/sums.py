@@ -6,6 +6,7 @@ adding a part to another costs no more than the tables it filled; it is assemble
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.design.encoding import Tally
-from streamlr.design.layout import Layout
+from streamlr.design.layout import CELLS_A_SAVING, Layout
 from streamlr.kernels.block import (
     FAILURES,
     LEAST_CURVATURE,
@@ -29,6 +30,7 @@ from streamlr.kernels.block import (
     add_block,
     add_null,
 )
+from streamlr.kernels.joint import LANES, NOT_JOINED, PRODUCTS, Joining
 from streamlr.kernels.logistic import log_binomial_coefficients, saturated_loss
 from streamlr.kernels.tile import Block, Conditioning
 from streamlr.linear_algebra import Blocked, Bordered, Hessian
@@ -37,6 +39,47 @@ from streamlr.passes.packing import aligned
 
 Floats = NDArray[np.float64]
 NO_SINGLE = np.empty((0, 0), dtype=np.float32)
+
+
+def joining_for(layout: Layout) -> Joining:
+    """How the factors of a layout are taken together, and the memory for it."""
+    groups = layout.joints
+    if not groups:
+        return NOT_JOINED
+    members = [f for group in groups for f in group]
+    sizes = [int(np.prod(layout.widths[list(group)])) for group in groups]
+    strides: list[int] = []
+    levels = np.zeros((len(members), max(sizes)), dtype=np.int64)
+    for group, size in zip(groups, sizes, strict=True):
+        stride = size
+        for f in group:
+            width = int(layout.widths[f])
+            stride //= width
+            levels[len(strides), :size] = np.arange(size) // stride % width
+            strides.append(stride)
+    begins = np.cumsum([0, *sizes])
+    pair_begins = np.zeros((len(groups), len(groups)), dtype=np.int64)
+    cells = 0
+    for a, b in itertools.combinations(range(len(groups)), 2):
+        pair_begins[a, b] = cells
+        cells += sizes[a] * sizes[b]
+    products = -(-layout.numeric // 4) * 4
+    lanes = -(-(PRODUCTS + products) // LANES) * LANES
+    return Joining(
+        members=np.array(members, dtype=np.int64),
+        first_member=np.cumsum([0, *map(len, groups)]),
+        strides=np.array(strides, dtype=np.int64),
+        levels=levels,
+        begins=begins,
+        pair_begins=pair_begins,
+        least_rows=(cells + int(begins[-1]) * lanes) // CELLS_A_SAVING,
+        codes=np.zeros((len(groups), layout.tile_rows), dtype=np.int32),
+        lines=_aligned_zeros(layout.tile_rows, lanes),
+        sums=_aligned_zeros(int(begins[-1]), lanes),
+        pairs=np.zeros(cells),
+        coef=np.zeros(int(begins[-1])),
+        by_level=np.zeros(int(layout.widths.max())),
+    )
 
 
 def scratch_for(layout: Layout, single: bool = False) -> Scratch:
@@ -50,6 +93,7 @@ def scratch_for(layout: Layout, single: bool = False) -> Scratch:
         exponent,
         exponent.view(np.int64),
         narrow,
+        joining_for(layout),
     )
 
 
