@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from streamlr.design.encoding import Tally
 from streamlr.kernels.tile import Block
 from streamlr.passes.memory import resident_bytes
-from streamlr.passes.packing import Packing, aligned
+from streamlr.passes.packing import Packed, Packing, aligned
 from streamlr.passes.spool import Spool, Spooled
 
 PIECE = 1 << 26
@@ -31,12 +31,12 @@ PIECE = 1 << 26
 class Kept:
     """The blocks of a part and the tally of its rows."""
 
-    kept: Sequence[Block | Spooled]
+    kept: Sequence[Block | Packed | Spooled]
     tally: Tally
 
     @property
     def blocks(self) -> Iterator[Block]:
-        """The blocks, one after another; one from a spool may be dropped before the next is asked for."""
+        """The blocks, one after another; one that was loaded may be dropped before the next is asked for."""
         for each in self.kept:
             yield each if isinstance(each, Block) else each.load()
 
@@ -99,7 +99,7 @@ class Keeping:
     def __init__(self, cache: BlockCache, part: Any) -> None:
         self._cache = cache
         self._part = part
-        self._blocks: list[Block | Spooled] | None = []
+        self._blocks: list[Block | Packed | Spooled] | None = []
 
     def add(self, block: Block) -> Block:
         """A copy of the block in the cache, or the block itself where memory has no room for it."""
@@ -108,8 +108,9 @@ class Keeping:
         packing = Packing.of(block)
         memory = self._cache.take(packing.size)
         if memory is not None:
-            block = packing.pack(block, memory)
-            self._blocks.append(block)
+            packing.pack(block, memory)
+            block = packing.view(memory)
+            self._blocks.append(Packed(packing, memory) if packing.is_narrow else block)
         elif self._cache.spool is not None:
             self._blocks.append(self._cache.spool.write(block))
         else:

@@ -1,4 +1,9 @@
-"""A block in one piece of memory: its arrays one behind the other, each at the beginning of a cache line."""
+"""A block in one piece of memory: its arrays one behind the other, each at the beginning of a cache line.
+
+Codes are held as the smallest integers that they fit into and are widened when the block is used: of five
+factors with at most 127 levels 5 bytes a row instead of 20, so that 10 million rows with three numbers fit
+into 0.3 GB and none of them is decoded again on every pass.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +16,15 @@ from numpy.typing import NDArray
 from streamlr.kernels.tile import Block
 
 CACHE_LINE = 64
+CODE = np.dtype(np.int32)  # the type that kernels read
 
 Memory = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the arrays of a block lie: `arrays` has types and shapes, the first `numeric` are its columns."""
+    """Where the arrays of a block lie: `arrays` has types and shapes, those of the columns first, of which
+    there are `numeric`, then that of the codes."""
 
     numeric: int
     arrays: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...]
@@ -25,29 +32,52 @@ class Packing:
     @classmethod
     def of(cls, block: Block) -> Packing:
         """The packing of a block."""
-        return cls(len(block.numeric), tuple((array.dtype, array.shape) for array in _arrays(block)))
+        places = [(array.dtype, array.shape) for array in _arrays(block)]
+        numeric = len(block.numeric)
+        places[numeric] = (_narrowest(block.codes), block.codes.shape)
+        return cls(numeric, tuple(places))
 
     @property
     def size(self) -> int:
         """Bytes of the memory that it takes."""
         return sum(_whole_lines(dtype, shape) for dtype, shape in self.arrays)
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether codes are widened when the block is used."""
+        return self.arrays[self.numeric][0] != CODE
+
     def view(self, memory: Memory) -> Block:
         """The block whose arrays lie in `memory` (size,)."""
+        views = self._views(memory)
+        codes = views[self.numeric].astype(CODE, copy=False)
+        return Block(views[: self.numeric], codes, *views[self.numeric + 1 :])
+
+    def pack(self, block: Block, memory: Memory) -> None:
+        """Copy a block into `memory` (size,)."""
+        for target, array in zip(self._views(memory), _arrays(block), strict=True):
+            target[...] = array
+
+    def _views(self, memory: Memory) -> list[NDArray[Any]]:
         views = []
         begin = 0
         for dtype, shape in self.arrays:
             count = int(np.prod(shape))
             views.append(memory[begin : begin + count * dtype.itemsize].view(dtype).reshape(shape))
             begin += _whole_lines(dtype, shape)
-        return Block(views[: self.numeric], *views[self.numeric :])
+        return views
 
-    def pack(self, block: Block, memory: Memory) -> Block:
-        """A copy of the block in `memory` (size,)."""
-        packed = self.view(memory)
-        for target, array in zip(_arrays(packed), _arrays(block), strict=True):
-            target[...] = array
-        return packed
+
+@dataclass(frozen=True)
+class Packed:
+    """A block in memory whose codes are narrow."""
+
+    packing: Packing
+    memory: Memory
+
+    def load(self) -> Block:
+        """The block, its codes in memory of their own."""
+        return self.packing.view(self.memory)
 
 
 def aligned(size: int) -> Memory:
@@ -55,6 +85,17 @@ def aligned(size: int) -> Memory:
     memory = np.empty(size + CACHE_LINE, dtype=np.uint8)
     begin = -memory.ctypes.data % CACHE_LINE
     return memory[begin : begin + size]
+
+
+def _narrowest(codes: NDArray[np.int32]) -> np.dtype[Any]:
+    """The smallest type of integers that holds the codes."""
+    if not codes.size:
+        return CODE
+    low, high = codes.min(), codes.max()
+    for kind in (np.int8, np.int16):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return np.dtype(kind)
+    return CODE
 
 
 def _arrays(block: Block) -> list[NDArray[Any]]:

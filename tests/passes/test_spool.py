@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import streamlr
 from streamlr.kernels.tile import Block
 from streamlr.passes.cache import BlockCache
-from streamlr.passes.packing import CACHE_LINE, Packing, aligned
+from streamlr.passes.packing import CACHE_LINE, Packed, Packing, aligned
 from streamlr.passes.spool import Spool
 from streamlr.sources.parquet import ParquetPart
 
@@ -57,11 +58,31 @@ def assert_same(one: Block, other: Block) -> None:
 def test_a_packed_block_is_a_copy_on_whole_cache_lines(n: int, factors: int) -> None:
     block = block_of(n, n, factors)
     packing = Packing.of(block)
-    packed = packing.pack(block, aligned(packing.size))
+    memory = aligned(packing.size)
+    packing.pack(block, memory)
+    packed = packing.view(memory)
     assert_same(packed, block)
     for array in arrays_of(packed):
-        assert array.size == 0 or array.__array_interface__["data"][0] % CACHE_LINE == 0
+        is_codes = array is packed.codes  # widened ones lie elsewhere
+        assert array.size == 0 or is_codes or array.__array_interface__["data"][0] % CACHE_LINE == 0
         assert not any(np.shares_memory(array, other) for other in arrays_of(block) if array.size)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "size"),
+    [(-1, 127, 1), (-128, 0, 1), (-1, 128, 2), (-129, 5, 2), (-1, 32_767, 2), (-1, 32_768, 4)],
+)
+def test_codes_take_the_least_memory_and_come_back_wide(low: int, high: int, size: int) -> None:
+    n = 1_000
+    block = replace(block_of(1, n, 2), codes=np.full((2, n), 3, dtype=np.int32))
+    block.codes[0, 7], block.codes[1, 999] = low, high
+    packing = Packing.of(block)
+    wide = Packing.of(replace(block, codes=np.full((2, n), 1 << 20, dtype=np.int32)))
+    assert (4 - size) * 2 * n - 3 * CACHE_LINE < wide.size - packing.size <= (4 - size) * 2 * n + CACHE_LINE
+    assert packing.is_narrow == (size < 4)
+    memory = aligned(packing.size)
+    packing.pack(block, memory)
+    assert_same(Packed(packing, memory).load(), block)
 
 
 def test_blocks_come_back_from_any_thread(tmp_path: Path) -> None:
