@@ -74,6 +74,7 @@ DONE_WITHOUT = {
     "numpy.testing",
     "pyarrow.dataset",
     "pandas",
+    "pyarrow.compute",
     "dask",
     "rich",
     "numba.np.arrayobj",
