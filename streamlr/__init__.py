@@ -20,7 +20,8 @@ The house, from the top:
     passes/         leaves of work, threads or dask over them, the merging tree; what a pass does: tasks,
                     sums; kept blocks, cells of rows that repeat, the spool, memory
     newton.py       the driver and its certificate; separation.py: arrays in, arrays out
-    linear_algebra.py  factors of dense Hessians, and of those bordered by an absorbed factor
+    linear_algebra.py  factors of dense Hessians, and of those bordered by an absorbed factor; lapack.py is
+                    scipy's LAPACK alone
     design/         formulas and row filters; names and roles; what functions learn; profile, levels, the
                     frozen design; encoding, conditioning, derivatives
     sources/        anything that holds a table, as parts of record batches

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
 from streamlr.linear_algebra import (
     Blocked,
@@ -30,6 +29,7 @@ from streamlr.linear_algebra import (
     is_finite,
     restricted,
     solve,
+    solve_lower,
 )
 from streamlr.newton import Evaluation
 from streamlr.objective import Objective
@@ -183,17 +183,17 @@ def nominate(hessian: Hessian, skip: list[int]) -> tuple[list[Nomination], NDArr
         columns = np.arange(first, min(first + COLUMNS_AT_ONCE, k))
         m = len(kept)
         before = lower[:m, :m]
-        above = _solve(before, scaled[np.ix_(kept, columns)])
-        told = _solve(before, above, transposed=True).T.copy()  # what the kept ones say of each column
+        above = solve_lower(before, scaled[np.ix_(kept, columns)])
+        told = solve_lower(before, above, transposed=True).T.copy()  # what the kept ones say of each column
         rest = scaled[np.ix_(columns, columns)] - above.T @ above
         stay: list[int] = []
         corner = np.zeros_like(rest)
         told_of_stay = np.empty_like(told)
         for place, column in enumerate(columns):
             n = len(stay)
-            row = _solve(corner[:n, :n], rest[stay, place])
+            row = solve_lower(corner[:n, :n], rest[stay, place])
             pivot = rest[place, place] - row @ row
-            beside = _solve(corner[:n, :n], row, transposed=True)
+            beside = solve_lower(corner[:n, :n], row, transposed=True)
             back = told[place] - beside @ told_of_stay[:n]
             length = 1.0 + back @ back + beside @ beside
             if pivot < NOMINATION * length and (column not in skip or pivot <= 0.0):
@@ -212,15 +212,6 @@ def nominate(hessian: Hessian, skip: list[int]) -> tuple[list[Nomination], NDArr
         lower[m : m + n, m : m + n] = corner[:n, :n]
         kept = np.concatenate([kept, columns[stay]])
     return nominations, kept
-
-
-def _solve(lower: Floats, right: Floats, *, transposed: bool = False) -> Floats:
-    """right (m, ...) with the inverse of a lower triangle (m, m), or of its transpose, applied."""
-    if not lower.size:
-        return right
-    return np.asarray(
-        solve_triangular(lower, right, lower=True, trans=1 if transposed else 0, check_finite=False)
-    )
 
 
 def _in_groups(

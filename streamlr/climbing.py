@@ -22,7 +22,6 @@ from streamlr.design.design import terms_with_limits
 from streamlr.design.freeze import SeparationPolicy
 from streamlr.errors import remedies
 from streamlr.events import PassDone
-from streamlr.inference.firth_fit import penalised_maximum
 from streamlr.newton import Evaluation, State, newton
 from streamlr.objective import Objective
 from streamlr.passes.cache import BlockCache
@@ -272,6 +271,8 @@ def climb_penalised(
     max_passes: int,
 ) -> State:
     """To the maximum of Firth's penalised likelihood, or until passes run out."""
+    from streamlr.inference.firth_fit import penalised_maximum
+
     noted = 0
 
     def spent() -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,6 @@ from streamlr.design.functions import column_kind
 from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.inference import fit_statistics
-from streamlr.inference.firth_fit import PenalisedInference, PenalisedState, penalised_inference
-from streamlr.inference.profile_intervals import profile_bounds
 from streamlr.inference.robust import CovarianceChoice, robust_covariance
 from streamlr.linear_algebra import Blocked, Hessian, Inverse, factorise
 from streamlr.model import Model, Statistics
@@ -31,6 +29,9 @@ from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums
 from streamlr.separation import finding_of, set_aside_terms
 from streamlr.sources.base import Source
+
+if TYPE_CHECKING:
+    from streamlr.inference.firth_fit import PenalisedInference
 
 Floats = NDArray[np.float64]
 
@@ -70,7 +71,7 @@ def conclude(
     own = design.layout.own_columns
     active = np.flatnonzero(basis.active[:own])
     penalised = None
-    if isinstance(state, PenalisedState):
+    if type(state) is not State:  # a PenalisedState, whose module other fits do without
         penalised = _penalised(session, objective, state, active, profile, flic, conf_level, limit)
         state = penalised.state
     inverse_information, std_errors = _inference(basis, state.evaluation.hessian, active, len(names))
@@ -167,6 +168,8 @@ def _profile(
     limit: int,
 ) -> Floats:
     """(active own, 2) profile bounds of the terms wanted, NaN for the others."""
+    from streamlr.inference.profile_intervals import profile_bounds
+
     design = objective.design
     names = [design.column_names[column] for column in active]
     places = places_of_terms(design, names, wanted)
@@ -186,7 +189,7 @@ def _profile(
 def _penalised(
     session: Session,
     objective: Objective,
-    state: PenalisedState,
+    state: State,
     active: NDArray[np.int64],
     wanted: Sequence[str] | None,
     flic: bool,
@@ -194,6 +197,9 @@ def _penalised(
     limit: int,
 ) -> PenalisedInference:
     """Tests and intervals by Firth's penalised likelihood, of the terms wanted, and the intercept of FLIC."""
+    from streamlr.inference.firth_fit import PenalisedState, penalised_inference
+
+    assert isinstance(state, PenalisedState)
     design, layout = objective.design, objective.design.layout
     names = [design.column_names[column] for column in active]
     places = None if wanted is None else places_of_terms(design, names, wanted)

@@ -26,7 +26,6 @@ from streamlr.design.learning import LearningTask
 from streamlr.design.spec import Spec, WeightType, resolve_spec
 from streamlr.errors import ConvergenceWarning, StreamlrError
 from streamlr.events import Listener, silent
-from streamlr.inference.firth_fit import check_firth
 from streamlr.inference.robust import CovarianceChoice
 from streamlr.linear_algebra import threads_of_algebra
 from streamlr.model import Model
@@ -189,6 +188,8 @@ def fit(
     clusters = [cluster] if isinstance(cluster, str) else list(cluster)
     choice = CovarianceChoice.of(cov, clusters, small_sample, weight_type, weights is not None)
     if firth:
+        from streamlr.inference.firth_fit import check_firth
+
         check_firth(covariance=choice.kind, weights=weights, weight_type=weight_type, absorb=absorb)
     elif flic:
         raise StreamlrError("flic (--flic) corrects the intercept of a fit by firth (--firth). Ask for both.")

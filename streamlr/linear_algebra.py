@@ -8,9 +8,6 @@ eliminated first: with 3,000 of 5,000 the factor costs a fifth.
 
 What is large is worked on in blocks of fixed borders, by as many threads as `threads_of_algebra` allows; the
 result is the same for any number of them.
-
-`scipy.linalg` is imported here and not where it is used, so that its BLAS is loaded, and can be held to one
-thread, before a fit begins. It costs nothing: numba imports it too.
 """
 
 from __future__ import annotations
@@ -25,7 +22,8 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
+
+from streamlr.lapack import blas, lapack
 
 Floats = NDArray[np.float64]
 
@@ -443,6 +441,36 @@ def cholesky(matrix: Floats) -> Floats | None:
 def inverse_of_lower(lower: Floats) -> Floats:
     """(k, k) inverse of a lower triangular matrix."""
     return _inverse_in_place(np.array(lower, dtype=np.float64, order="F"))
+
+
+def pivoted_cholesky(matrix: Floats, tolerance: float) -> tuple[Floats, NDArray[np.int64]]:
+    """Lower factor (r, r) of the rows of a semidefinite matrix (k, k) that are independent, and an order of
+    all rows (k,) in which these are the first.
+
+    A pivot up to `tolerance` is rounding (Higham 2002, Accuracy and Stability of Numerical Algorithms, 2nd
+    ed., section 10.3).
+    """
+    packed, order, rank, _ = lapack.dpstrf(matrix, tol=tolerance, lower=1)
+    return np.tril(packed[:rank, :rank]), np.asarray(order, dtype=np.int64) - 1
+
+
+def qr_triangle(matrix: Floats) -> Floats:
+    """(min(m, n), n) upper triangle R of the QR of (m, n)."""
+    return np.asarray(np.linalg.qr(matrix, mode="r"))
+
+
+def solve_lower(lower: Floats, right: Floats, *, transposed: bool = False) -> Floats:
+    """right (m, ...) with the inverse of a lower triangle (m, m), or of its transpose, applied."""
+    if not lower.size:
+        return right
+    # LAPACK wants columns one after another: those of a triangle in row order are the rows of its transpose.
+    if lower.flags.f_contiguous:
+        solved, fault = lapack.dtrtrs(lower, right, lower=1, trans=int(transposed))
+    else:
+        solved, fault = lapack.dtrtrs(lower.T, right, lower=0, trans=int(not transposed))
+    if fault:
+        raise np.linalg.LinAlgError("a triangle with a zero on its diagonal has no inverse")
+    return np.asarray(solved)
 
 
 def _cholesky_in_place(matrix: Floats) -> Floats | None:

@@ -21,11 +21,11 @@ from streamlr.design.encoding import Unseen
 from streamlr.design.terms import Factor
 from streamlr.errors import StreamlrError
 from streamlr.inference import fit_statistics
-from streamlr.inference.firth import Firth
 from streamlr.linear_algebra import Inverse
 
 if TYPE_CHECKING:
     from streamlr.inference.collinearity import InflationFactors
+    from streamlr.inference.firth import Firth
     from streamlr.inference.hypotheses import TermTests, WaldTest
 
 Floats = NDArray[np.float64]

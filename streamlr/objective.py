@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design
 from streamlr.design.encoding import Tally
-from streamlr.inference.firth import FirthEvaluation
 from streamlr.linear_algebra import Blocked, Bordered, Hessian, diagonal, plus_diagonal, restricted
 from streamlr.newton import Box, Evaluation, Metric, State
 from streamlr.passes.cache import BlockCache, Kept
 from streamlr.passes.cells import Keying, parts_of_cells
-from streamlr.passes.firth_task import FirthSums, FirthTask
 from streamlr.passes.leaves import Task
-from streamlr.passes.points import Points, PointsTask
-from streamlr.passes.scores import Clustered, ClusterTask, Meat, MeatTask, Room
-from streamlr.passes.sides import Near, NearTask, Sides, SidesTask
 from streamlr.passes.sums import Sums
 from streamlr.passes.tasks import Probe, ProbeTask, Rivals, RivalsTask, SumsTask
+
+if TYPE_CHECKING:
+    from streamlr.inference.firth import FirthEvaluation
+    from streamlr.passes.scores import Clustered, Meat, Room
+    from streamlr.passes.sides import Sides
 
 Floats = NDArray[np.float64]
 Result = TypeVar("Result")
@@ -198,6 +198,8 @@ class Objective:
     def near(self, direction: Floats, threshold: float) -> Hessian:
         """Products of the active columns, summed over the rows with |x'direction| <= `threshold` or with
         trials of both outcomes; `direction` (k,) in conditioned columns."""
+        from streamlr.passes.sides import Near, NearTask
+
         task = NearTask(self.design, self.basis, self._row_cache, direction, threshold)
         near: Near = self._row_runner(task, Near.merge)
         return restricted(near.hessian(), np.flatnonzero(self.basis.active))
@@ -208,6 +210,8 @@ class Objective:
         """Rows by the side of planes on which they lie: `directions` (m, k) in conditioned columns.
 
         `near` (k,) and `threshold`: what `near` was asked for, for the rows that products are of."""
+        from streamlr.passes.sides import Sides, SidesTask
+
         task = SidesTask(self.design, self.basis, self._row_cache, directions, unit, near, threshold, most)
         sides: Sides = self._row_runner(task, Sides.merge)
         return sides
@@ -224,6 +228,8 @@ class Objective:
 
     def at_points(self, coefs: Sequence[Floats], with_hessian: Sequence[bool]) -> list[Evaluation]:
         """Evaluate at several points (active,) in one pass; Hessians where they are wanted."""
+        from streamlr.passes.points import Points, PointsTask
+
         whole = np.array([self.expand(coef) for coef in coefs])
         task = PointsTask(self.design, self.basis, self._cache, whole, tuple(with_hessian))
         found: Points = self._runner(task, Points.merge)
@@ -234,6 +240,9 @@ class Objective:
 
     def with_leverages(self, coefs: Floats, inverses: Floats) -> list[FirthEvaluation]:
         """Evaluate at points (m, active) with leverages from matrices (m, active, active), in one pass."""
+        from streamlr.inference.firth import FirthEvaluation
+        from streamlr.passes.firth_task import FirthSums, FirthTask
+
         active = np.flatnonzero(self.basis.active)
         whole = np.array([self.expand(coef) for coef in coefs])
         layout = self.design.layout
@@ -265,6 +274,8 @@ class Objective:
 
         Rows that were gathered serve where they are frequencies: of others the squares of weights are needed.
         """
+        from streamlr.passes.scores import Meat, MeatTask
+
         gathered = self.counts_frequencies
         runner, cache = (self._runner, self._cache) if gathered else (self._row_runner, self._row_cache)
         whole = None if inverse is None else self._expand_matrix(inverse)
@@ -274,6 +285,8 @@ class Objective:
 
     def cluster_scores(self, coef: Floats, room: Room, shares: Floats | None) -> Clustered:
         """Sums of scores by cluster at `coef` (active,); see `streamlr.passes.scores.ClusterTask`."""
+        from streamlr.passes.scores import Clustered, ClusterTask
+
         task = ClusterTask(
             self.design,
             self.basis,

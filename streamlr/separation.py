@@ -29,10 +29,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack, solve_triangular
 
 from streamlr.errors import SeparationError, remedies
-from streamlr.linear_algebra import Blocked, Bordered, Hessian
+from streamlr.linear_algebra import Blocked, Bordered, Hessian, pivoted_cholesky, solve_lower
 
 Floats = NDArray[np.float64]
 
@@ -107,10 +106,8 @@ class NullSpace:
         if not len(scaled):
             none = np.empty(0, dtype=np.int64)
             return cls(none, none, np.empty((0, 0)), np.empty((0, 0)), scale, border, tail)
-        packed, order, rank, _ = lapack.dpstrf(scaled, tol=tolerance, lower=1)
-        order = np.asarray(order, dtype=np.int64) - 1
-        pivots, free = order[:rank], np.sort(order[rank:])
-        factor = np.tril(packed[:rank, :rank])
+        factor, order = pivoted_cholesky(scaled, tolerance)
+        pivots, free = order[: len(factor)], np.sort(order[len(factor) :])
         return cls(pivots, free, factor, scaled[np.ix_(pivots, free)], scale, border, tail)
 
     @property
@@ -157,10 +154,7 @@ class NullSpace:
         return found
 
     def _solve(self, vector: Floats) -> Floats:
-        if not len(self.pivots):
-            return vector
-        half = solve_triangular(self.factor, vector, lower=True)
-        return np.asarray(solve_triangular(self.factor, half, lower=True, trans=1))
+        return solve_lower(self.factor, solve_lower(self.factor, vector), transposed=True)
 
     def _completed(self, out: Floats) -> Floats:
         """The levels apart that rows have, as all other columns have them."""

@@ -16,9 +16,11 @@ from streamlr.linear_algebra import (
     diagonal,
     factorise,
     is_finite,
+    pivoted_cholesky,
     plus_diagonal,
     restricted,
     solve,
+    solve_lower,
     threads_of_algebra,
 )
 
@@ -214,3 +216,38 @@ def test_a_system_with_a_run_apart_is_solved() -> None:
     matrix = blocked(3, 6, 2)
     vector = np.arange(11.0)
     np.testing.assert_allclose(solve(matrix, vector), np.linalg.solve(matrix.matrix, vector), rtol=1e-8)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(5,), (5, 3)])
+def test_triangles_are_solved_in_either_order(order: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(4)
+    # What stands above the diagonal is not looked at.
+    lower = np.array(rng.normal(size=(5, 5)) + 3.0 * np.eye(5), order=order)
+    right = rng.normal(size=shape)
+    triangle = np.tril(lower)
+    for transposed, matrix in ((False, triangle), (True, triangle.T)):
+        kept = right.copy()
+        found = solve_lower(lower, right, transposed=transposed)
+        assert found.shape == shape
+        # A few units times the condition of the triangle, some tens.
+        np.testing.assert_allclose(matrix @ found, right, rtol=1e-12, atol=1e-13)
+        np.testing.assert_array_equal(right, kept)
+
+
+def test_triangles_without_an_inverse_are_refused() -> None:
+    assert solve_lower(np.zeros((0, 0)), np.zeros((0, 2))).shape == (0, 2)
+    with pytest.raises(np.linalg.LinAlgError, match="zero on its diagonal"):
+        solve_lower(np.array([[1.0, 0.0], [1.0, 0.0]]), np.ones(2))
+
+
+def test_pivoted_cholesky_finds_the_independent_rows() -> None:
+    rng = np.random.default_rng(5)
+    half = rng.normal(size=(6, 4))
+    lower, order = pivoted_cholesky(half @ half.T, 1e-9)
+    assert lower.shape == (4, 4)
+    assert sorted(order) == list(range(6))
+    first = order[:4]
+    # Of 4 products of a size of some units each.
+    np.testing.assert_allclose(lower @ lower.T, (half @ half.T)[np.ix_(first, first)], rtol=1e-12, atol=1e-13)
+    np.testing.assert_array_equal(lower, np.tril(lower))

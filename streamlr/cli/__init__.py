@@ -13,8 +13,9 @@ import click
 
 from streamlr import __version__
 
-# Objects made before Python looks for garbage; its own 700 cost a twentieth of a small fit.
-GARBAGE_THRESHOLD = 100_000
+# Objects made before Python looks for garbage, more than the 120,000 of imports: its own 700 cost a twentieth
+# of a small fit, to look once 0.016 s.
+GARBAGE_THRESHOLD = 200_000
 
 # How long a thread that decodes waits for Python's lock while another loads kernels: Python's own 5 ms cost a
 # twentieth of a fit of two seconds.

@@ -1,4 +1,8 @@
-"""Arrow columns as arrays: which types are numbers, which are factors, and how each becomes one."""
+"""Arrow columns as arrays: which types are numbers, which are factors, and how each becomes one.
+
+Functions of Arrow are called by name: `pyarrow.compute`, which wraps and documents each of them, takes 0.02 s
+to import, and is needed for filters and casts alone.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow._compute import call_function
 
 from streamlr.errors import StreamlrError
 from streamlr.kernels.levels import recode
@@ -72,9 +76,9 @@ def numbers(array: pa.Array, column: str) -> NDArray[Any]:
     """
     array = _numeric(array, column)
     values = plain(array)
-    if array.null_count:
+    if (missing := nulls(array)) is not None:
         values = values.astype(np.float64 if values.dtype.kind in "iu" else values.dtype)
-        values[plain(pc.is_null(array))] = np.nan
+        values[missing] = np.nan
     return values
 
 
@@ -88,11 +92,16 @@ def stored_numbers(array: pa.Array, column: str) -> tuple[NDArray[Any], NDArray[
     values = plain(array)
     if values.dtype not in KIND_OF_TYPE:
         values = values.astype(WIDENED[values.dtype.name])
-    missing = plain(pc.is_null(array)) if array.null_count else None
+    missing = nulls(array)
     if values.dtype.kind == "f" and has_nan(values):
         nan = np.isnan(values)
         missing = nan if missing is None else missing | nan
     return values, missing
+
+
+def nulls(array: pa.Array) -> NDArray[np.bool_] | None:
+    """(n,) where there is no value; None: nowhere."""
+    return plain(call_function("is_null", [array])) if array.null_count else None
 
 
 def has_nan(values: NDArray[Any]) -> bool:
@@ -126,12 +135,15 @@ def plain(array: pa.Array) -> NDArray[Any]:
 
     `to_numpy` would do, but imports pandas, which takes as long as a small fit.
     """
-    if pa.types.is_boolean(array.type):
-        return plain(array.cast(pa.uint8())).view(np.bool_)
     buffer = array.buffers()[1]
     dtype = _numpy_type(array.type)
     if buffer is None or len(array) == 0:
         return np.empty(0, dtype=dtype)
+    if pa.types.is_boolean(array.type):
+        # A million in 0.04 ms; Arrow's cast to bytes takes 0.35.
+        byte, bit = divmod(array.offset, 8)
+        packed = np.frombuffer(buffer, dtype=np.uint8, offset=byte)
+        return np.unpackbits(packed, count=bit + len(array), bitorder="little")[bit:].view(np.bool_)
     return np.frombuffer(buffer, dtype=dtype, count=len(array), offset=array.offset * dtype.itemsize)
 
 
@@ -169,7 +181,7 @@ def coded(array: pa.Array) -> pa.DictionaryArray:
         return pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.string()))
     if pa.types.is_string_view(kind):  # Arrow cannot hash these yet
         array = array.cast(pa.string())
-    return pc.dictionary_encode(array)
+    return call_function("dictionary_encode", [array])
 
 
 def level_of(value: Any) -> Level | None:
@@ -217,7 +229,8 @@ def entries_of(codes: pa.DictionaryArray, of_null: int = 0) -> NDArray[np.int32]
     """
     indices = codes.indices
     entries = plain(indices).astype(np.int32, copy=False)
-    return np.where(plain(pc.is_null(indices)), np.int32(of_null), entries) if indices.null_count else entries
+    missing = nulls(indices)
+    return entries if missing is None else np.where(missing, np.int32(of_null), entries)
 
 
 def sorted_levels(levels: Iterable[Level]) -> list[Level]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,10 @@ from streamlr.design.columns import arrow_of, has_nan, numbers, stored_numbers
 from streamlr.design.expressions import Call, Column, Expression, columns_of
 from streamlr.design.functions import Kind, column_kind
 from streamlr.design.values import Frame, State, as_levels, as_numbers, evaluate, missing_of
-from streamlr.design.where import Where
 from streamlr.errors import StreamlrError
+
+if TYPE_CHECKING:
+    from streamlr.design.where import Where
 
 Gaps = dict[str, NDArray[np.bool_]]
 

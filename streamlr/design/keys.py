@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from streamlr.design.columns import coded, entries_of, is_number, is_text, numbers, plain
+from streamlr.design.columns import coded, entries_of, is_number, is_text, nulls, numbers, plain
 from streamlr.kernels.keys import hash_texts
 
 Keys = NDArray[np.int64]
@@ -36,11 +35,11 @@ def keys_of(array: pa.Array, column: str) -> tuple[Keys, NDArray[np.bool_] | Non
     if is_text(kind) or (pa.types.is_dictionary(kind) and is_text(kind.value_type)):
         codes = coded(array)
         table = np.append(_keys_of_texts(codes.dictionary), 0)
-        missing = plain(pc.is_null(codes)) if codes.null_count else None
+        missing = nulls(codes)
         return table[entries_of(codes, len(table) - 1)], missing
     if pa.types.is_dictionary(kind):
         return keys_of(array.dictionary_decode(), column)
-    missing = plain(pc.is_null(array)) if array.null_count else None
+    missing = nulls(array)
     if pa.types.is_temporal(kind):
         width = pa.int32() if kind.bit_width == 32 else pa.int64()
         return plain(array.view(width)).astype(np.int64), missing

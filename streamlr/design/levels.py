@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow._compute import SetLookupOptions, call_function
 
 from streamlr.design.columns import Level, coded, entries_of, level_of, plain
 from streamlr.kernels.levels import add_rows, count_levels, look_up, recode
@@ -64,7 +64,7 @@ class LevelCounts:
         entries = entries_of(codes, len(codes.dictionary))
         count_levels(entries, amounts, self._counts)
         if unused is not None and self._list_passed_over and len(self.passed_over) <= self.limit:
-            others = np.unique(entries[unused & plain(codes.is_valid())])
+            others = np.unique(entries[unused & plain(call_function("is_valid", [codes]))])
             values = _taken(self._dictionary, others).to_pylist()
             self.passed_over.update(level for level in map(level_of, values) if level is not None)
 
@@ -154,12 +154,13 @@ class LevelCounts:
 def _taken(entries: pa.Array, places: NDArray[Any]) -> pa.Array:
     """The entries at `places`. `pa.array` would do for these, but imports pandas."""
     values = np.ascontiguousarray(places, dtype=np.int64)
-    return entries.take(pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)]))
+    buffers = [None, pa.py_buffer(values)]
+    return call_function("take", [entries, pa.Array.from_buffers(pa.int64(), len(values), buffers)])
 
 
 def _is_known(entries: pa.Array) -> NDArray[np.bool_]:
     """(m,) which entries are levels: neither null nor NaN."""
-    known = plain(entries.is_valid())
+    known = plain(call_function("is_valid", [entries]))
     if pa.types.is_floating(entries.type):
         known = known & ~np.isnan(plain(entries))
     return known
@@ -173,12 +174,17 @@ def _as_levels(entries: pa.Array) -> list[Any]:
     return [level_of(value) for value in values] if pa.types.is_decimal(entries.type) else values
 
 
+def _compared(function: str, entries: pa.Array, values: pa.Array) -> pa.Array:
+    """Which `entries` are one of some values (`is_in`), or which one each is (`index_in`), null for none."""
+    return call_function(function, [entries], SetLookupOptions(values))
+
+
 def is_among(codes: pa.DictionaryArray, levels: frozenset[Level]) -> NDArray[np.bool_]:
     """(n,) which rows have one of the levels; a row without a value may be either."""
     dictionary = codes.dictionary
     kind = dictionary.type
     if len(dictionary) and (pa.types.is_integer(kind) or pa.types.is_string(kind)):
-        wanted = plain(pc.is_in(dictionary, value_set=pa.array(list(levels), type=kind)))
+        wanted = plain(_compared("is_in", dictionary, pa.array(list(levels), type=kind)))
     else:
         wanted = np.array([level_of(value) in levels for value in dictionary.to_pylist()] or [False])
     return wanted[entries_of(codes)]
@@ -238,7 +244,7 @@ class LevelIndex:
         elif self._texts is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             if kind != self._texts.type:
                 self._texts = self._texts.cast(kind)
-            found = pc.index_in(entries, value_set=self._texts)
+            found = _compared("index_in", entries, self._texts)
             places = entries_of(pa.DictionaryArray.from_arrays(found, self._texts), -1)
             codes = np.where(places >= 0, self._codes[places], self.unknown)
         else:
@@ -250,7 +256,7 @@ class LevelIndex:
                 dtype=np.int32,
             )
         if entries.null_count:
-            codes[~plain(entries.is_valid())] = self.missing
+            codes[~plain(call_function("is_valid", [entries]))] = self.missing
         return codes.astype(np.int32, copy=False)
 
     def _others_of(self) -> dict[Level, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -19,8 +19,10 @@ from streamlr.design.features import Feature, unwrapped
 from streamlr.design.formula import Formula, parse_formula
 from streamlr.design.functions import CALENDAR, check_alone, is_whole, kind_of
 from streamlr.design.keys import can_be_keys
-from streamlr.design.where import Where, parse_where
 from streamlr.errors import StreamlrError, did_you_mean
+
+if TYPE_CHECKING:
+    from streamlr.design.where import Where
 
 TARGET_NAMES = ("y", "target", "label", "outcome", "class")
 
@@ -166,13 +168,18 @@ def resolve_spec(
             "no feature is left: every column has another role, is excluded or cannot be used."
         )
     _check_options(resolved, (*categorical, *numeric), reference)
+    rows = None
+    if where is not None:
+        from streamlr.design.where import parse_where
+
+        rows = parse_where(where, schema, origin)
     return Spec(
         target=outcome,
         features=tuple(resolved),
         terms=tuple(terms),
         intercept=parsed.intercept if parsed is not None else True,
         types=types,
-        where=None if where is None else parse_where(where, schema, origin),
+        where=rows,
         weights=weights,
         weight_type=weight_type,
         offset=offset,

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow._compute import call_function
 
 from streamlr.design.bases import (
     bspline,
@@ -33,6 +33,7 @@ from streamlr.design.columns import (
     find_level,
     has_nan,
     level_of,
+    nulls,
     numbers,
     plain,
     texts_of,
@@ -98,20 +99,20 @@ class Frame:
 def _logical(array: pa.Array) -> Logical:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    return Logical(plain(array), plain(pc.is_null(array)) if array.null_count else None)
+    return Logical(plain(array), nulls(array))
 
 
 def missing_of(array: pa.Array) -> NDArray[np.bool_] | None:
     """(n,) where a column is null or NaN; None: nowhere."""
     kind = array.type
     if pa.types.is_dictionary(kind):
-        null = plain(pc.is_null(array.indices)) if array.indices.null_count else None
+        null = nulls(array.indices)
         entries = missing_of(array.dictionary)
         if entries is None:
             return null
         hidden = entries[entries_of(array)] if len(entries) else np.zeros(len(array), dtype=np.bool_)
         return hidden if null is None else null | hidden
-    null = plain(pc.is_null(array)) if array.null_count else None
+    null = nulls(array)
     if pa.types.is_floating(kind) and has_nan(values := plain(array)):
         nan = np.isnan(values)
         return nan if null is None else null | nan
@@ -283,12 +284,12 @@ def _compare(operation: Operation, frame: Frame, states: Mapping[str, State]) ->
         else:
             arrays.append(value)
     try:
-        found = pc.call_function(by_arrow, arrays)
+        found = call_function(by_arrow, arrays)
     except pa.ArrowException as error:  # a time with a zone and one without
         raise StreamlrError(
             f"{text_of(operation)}: the two cannot be compared ({error}). Cast a column."
         ) from error
-    return Logical(plain(found), plain(pc.is_null(found)) if found.null_count else None)
+    return Logical(plain(found), nulls(found))
 
 
 def _point_in_time(constant: Constant, kind: pa.DataType) -> pa.Scalar:
@@ -369,22 +370,22 @@ def _of_text(function: str, texts: pa.DictionaryArray) -> Values:
     """Once for every entry of the dictionary, then for its rows."""
     entries = texts.dictionary.cast(pa.string())
     if function == "len":
-        lengths = plain(pc.utf8_length(entries)).astype(np.float64)
+        lengths = plain(call_function("utf8_length", [entries])).astype(np.float64)
         found = np.append(lengths, np.nan)[entries_of(texts, len(lengths))]
         if (missing := missing_of(texts)) is not None:
             found[missing] = np.nan
         return found
-    changed = pc.utf8_lower(entries) if function == "lower" else pc.utf8_trim_whitespace(entries)
+    changed = call_function("utf8_lower" if function == "lower" else "utf8_trim_whitespace", [entries])
     return pa.DictionaryArray.from_arrays(texts.indices, changed)
 
 
 def _of_time(function: str, times: pa.Array) -> Floats:
     if function in ("hour", "minute") and pa.types.is_date(times.type):
         times = times.cast(pa.timestamp("s"))
-    parts = pc.call_function("day_of_week" if function == "dow" else function, [times])
+    parts = call_function("day_of_week" if function == "dow" else function, [times])
     found = plain(parts).astype(np.float64)
-    if parts.null_count:
-        found[plain(pc.is_null(parts))] = np.nan
+    if (missing := nulls(parts)) is not None:
+        found[missing] = np.nan
     return found
 
 

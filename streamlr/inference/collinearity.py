@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from streamlr.errors import StreamlrError
 from streamlr.inference.equations import coefficient_blocks
 from streamlr.inference.hypotheses import covariance_root
-from streamlr.linear_algebra import inverse_of_lower
+from streamlr.linear_algebra import inverse_of_lower, qr_triangle
 from streamlr.report.grids import Field, Grid, TermTable
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def vif(model: Model) -> InflationFactors:
     slopes = _slopes(model)
     root = covariance_root(model, robust=False).half[slopes]
     scaled = root / np.sqrt(np.einsum("ij,ij->i", root, root))[:, np.newaxis]
-    triangle = linalg.qr(scaled.T, mode="r", check_finite=False)[0][: len(slopes)]
+    triangle = qr_triangle(scaled.T)[: len(slopes)]
     # R = T'T, so that R^-1 is I I' with I = T^-1, whose rows are those of coefficients.
     inverse = inverse_of_lower(np.ascontiguousarray(triangle.T)).T
     place_of = {int(column): place for place, column in enumerate(slopes)}
@@ -101,10 +100,10 @@ def condition_number(model: Model, *, centred: bool = False) -> float:
     if not len(root):
         raise StreamlrError("the model has no coefficient whose dependence on others could be measured.")
     lengths = np.sqrt(np.einsum("ij,ij->i", root, root))
-    triangle = linalg.qr((root / lengths[:, np.newaxis]).T, mode="r", check_finite=False)[0][: len(root)]
+    triangle = qr_triangle((root / lengths[:, np.newaxis]).T)[: len(root)]
     inverse = inverse_of_lower(np.ascontiguousarray(triangle.T)).T
     inverse = inverse / np.sqrt(np.einsum("ij,ij->i", inverse, inverse))[:, np.newaxis]
-    values = linalg.svd(inverse, compute_uv=False, check_finite=False)
+    values = np.linalg.svd(inverse, compute_uv=False)
     return float(values[0] / values[-1])
 
 
@@ -116,5 +115,5 @@ def _slopes(model: Model) -> NDArray[np.int64]:
 
 def _log_determinant(columns: Floats) -> float:
     """log det(C'C) of columns (m, df)."""
-    triangle = linalg.qr(columns, mode="r", check_finite=False)[0][: columns.shape[1]]
+    triangle = qr_triangle(columns)[: columns.shape[1]]
     return 2.0 * float(np.log(np.abs(np.diagonal(triangle))).sum())

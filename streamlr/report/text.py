@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +32,8 @@ class Summary:
         return str(self)
 
     def _repr_html_(self) -> str:
+        import html
+
         tables = html_table(*self._cells()) + (
             html_table(*self._tests()) if self._about["term_tests"] else ""
         )
@@ -207,6 +208,8 @@ class Summary:
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table for a notebook."""
+    import html
+
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

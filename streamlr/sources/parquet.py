@@ -15,17 +15,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from streamlr.errors import StreamlrError
 from streamlr.sources.base import PART_BYTES, PART_ROWS, ColumnStatistics, check_unique_names
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
 
 # Each column of a row group is read through a buffer of this size. Larger ones leave the second-level cache
 # (126 ns a row of 28 floats with 1 MB, 107 with a quarter), smaller ones cost system calls.
@@ -403,6 +405,7 @@ def _possible_groups(
     condition: pc.Expression,
 ) -> tuple[int, ...]:
     """Those of the row groups of a file in which `condition` may be true of a row."""
+    import pyarrow.compute as pc
     import pyarrow.dataset as ds  # imports pandas, which a fit without a filter does without
     from pyarrow.fs import LocalFileSystem
 

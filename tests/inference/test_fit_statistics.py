@@ -12,6 +12,7 @@ from mpmath import mp, mpf
 from streamlr.inference.fit_statistics import (
     aic,
     bic,
+    chi_squared_tail,
     cox_snell_r2,
     mcfadden_r2,
     nagelkerke_r2,
@@ -48,6 +49,45 @@ def test_p_values_against_scipy() -> None:
     z = np.random.default_rng(1).normal(size=200) * 8
     # SciPy's tail is within some units times z**2, here up to 600, for the reason above.
     np.testing.assert_allclose(two_sided_p(z), 2 * norm.sf(np.abs(z)), rtol=1e-12)
+
+
+# Both sides of where the series gives way to the fraction, and tails down to 1e-300.
+STATISTICS = [1e-300, 1e-9, 0.1, 1.0, 2.9, 3.1, 10.0, 50.0, 300.0, 1350.0]
+OF_DEGREES = [0.5, 0.9, 0.99, 1.0, 1.01, 1.1, 1.5, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 7, 10, 25, 79, 80, 81, 100, 501, 2000, 2.5])
+def test_tails_of_chi_squared_keep_their_digits(df: float) -> None:
+    for statistic in [*STATISTICS, *(df * share for share in OF_DEGREES), df + 2.0]:
+        got = chi_squared_tail(statistic, df)
+        with mp.workdps(60):
+            want = mpmath.gammainc(mpf(df) / 2, mpf(statistic) / 2, mpmath.inf, regularized=True)
+            if want > 1e-300:
+                # One rounding of thirty digits; up to 2^-53 of the result, and next to nothing before it.
+                assert abs(mpf(got) - want) <= 1.1 * UNIT * want, (statistic, got, want)
+
+
+def test_tails_of_chi_squared_at_a_million_degrees() -> None:
+    for df, statistic in [(1e6, 1e6), (1e6, 1.004e6), (2e6 + 1, 1.99e6), (1e6, 1.03e6)]:
+        got = chi_squared_tail(statistic, df)
+        with mp.workdps(60):
+            want = mpmath.gammainc(mpf(df) / 2, mpf(statistic) / 2, mpmath.inf, regularized=True)
+            assert abs(mpf(got) - want) <= 1.1 * UNIT * want, (df, statistic, got, want)
+
+
+def test_tails_of_chi_squared_at_their_ends() -> None:
+    assert [chi_squared_tail(statistic, 3) for statistic in (0.0, -1e-12, 5e-324)] == [1.0, 1.0, 1.0]
+    assert [chi_squared_tail(statistic, 3) for statistic in (1e4, 1.7e308, math.inf)] == [0.0, 0.0, 0.0]
+    assert math.isnan(chi_squared_tail(math.nan, 3))
+
+
+def test_tails_of_chi_squared_against_scipy() -> None:
+    from scipy.special import chdtrc
+
+    rng = np.random.default_rng(3)
+    for df, statistic in zip(rng.integers(1, 500, 200), rng.exponential(300.0, 200), strict=True):
+        # Doubles lose what the exponent takes: SciPy is within 5e-13 here.
+        assert chi_squared_tail(statistic, int(df)) == pytest.approx(chdtrc(df, statistic), rel=1e-12)
 
 
 @pytest.mark.parametrize("level", [0.01, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9])

@@ -255,7 +255,7 @@ def test_an_end_that_was_not_found_is_told_as_none_and_not_as_walds() -> None:
 
 def test_what_was_not_found_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     found = np.array([[np.nan, 1.0], [np.nan, np.nan]])
-    monkeypatch.setattr("streamlr.conclusion.profile_bounds", lambda *_, **__: found)
+    monkeypatch.setattr("streamlr.inference.profile_intervals.profile_bounds", lambda *_, **__: found)
     said: list[str] = []
     model = streamlr.fit(
         {"x": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "y": [0, 1, 0, 1, 0, 1]},

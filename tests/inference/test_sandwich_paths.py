@@ -140,7 +140,7 @@ def test_too_many_clusters_for_memory_are_refused_with_the_arithmetic() -> None:
     columns = {f"x{j}": rng.normal(size=n).astype(np.float32) for j in range(40)}
     data = pa.table({"y": rng.integers(0, 2, n), **columns, "who": np.arange(n)})
     with pytest.raises(streamlr.StreamlrError, match=r"clusters and more with 41 columns need .* --memory"):
-        streamlr.fit(data, target="y", cluster="who", memory="500MB")
+        streamlr.fit(data, target="y", cluster="who", memory="450MB")
 
 
 @pytest.mark.parametrize(
