@@ -216,3 +216,28 @@ def test_the_installed_program_ends_with_its_code_and_all_it_wrote(
     )
     assert done.returncode == code
     assert told in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [(None, "1"), ("2", "2")])
+def test_the_program_starts_no_threads_of_blas(tmp_path: Path, chosen: str | None, threads: str) -> None:
+    """Unless the environment says otherwise."""
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"y": [0, 1, 0, 1, 1, 0], "x": [0.1, 0.4, 0.5, 0.2, 0.9, 0.3]}), path)
+    program = (
+        "import os, sys, threadpoolctl\n"
+        "def leave(code):\n"
+        "    print([pool['num_threads'] for pool in threadpoolctl.threadpool_info()], file=sys.stderr)\n"
+        "    sys.exit(code)\n"
+        "os._exit = leave\n"
+        f"sys.argv = ['streamlr', 'fit', {str(path)!r}, '--quiet']\n"
+        "from streamlr.cli import run\n"
+        "run()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    environment |= {} if chosen is None else {"OPENBLAS_NUM_THREADS": chosen}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    pools = done.stderr.splitlines()[-1]
+    if pools == "[]":
+        pytest.skip("no BLAS with threads")
+    assert set(pools.strip("[]").split(", ")) == {threads}
