@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyarrow._compute import SetLookupOptions, call_function
 
 from streamlr.design.columns import Level, coded, entries_of, level_of, plain
-from streamlr.kernels.levels import add_rows, count_levels, look_up, recode
+from streamlr.kernels.levels import add_rows, count_levels, count_outcomes, look_up, recode
 
 # A factor beyond this is given up with advice; a dense Hessian of this many columns would need 80 GB.
 MAXIMUM_LEVELS = 100_000
@@ -52,9 +52,16 @@ class LevelCounts:
         self._list_passed_over = list_passed_over
         self._dictionary: pa.Array | None = None
         self._counts: Table = np.zeros((0, 4))  # of the dictionary at hand
+        self._by_outcome = False  # they have yet to be added up
 
-    def add(self, codes: pa.DictionaryArray, unused: NDArray[np.bool_] | None, amounts: Table) -> None:
-        """Add the `amounts` (3, n) of each row to the first columns of its level; zeros where `unused`."""
+    def add(
+        self,
+        codes: pa.DictionaryArray,
+        unused: NDArray[np.bool_] | None,
+        amounts: NDArray[Any],
+    ) -> None:
+        """Add the `amounts` (3, n) of each row to the first columns of its level, zeros where `unused`; or
+        where every row weighs one its outcome (n,), the column that it belongs to, ROWS where unused."""
         if self.too_many:
             return
         if self._dictionary is None or not codes.dictionary.equals(self._dictionary):
@@ -62,7 +69,11 @@ class LevelCounts:
             self._dictionary = codes.dictionary
             self._counts = np.zeros((len(codes.dictionary) + 1, 4))  # null rows have the last entry
         entries = entries_of(codes, len(codes.dictionary))
-        count_levels(entries, amounts, self._counts)
+        if amounts.ndim == 1:
+            count_outcomes(entries, amounts, self._counts)
+            self._by_outcome = True
+        else:
+            count_levels(entries, amounts, self._counts)
         if unused is not None and self._list_passed_over and len(self.passed_over) <= self.limit:
             others = np.unique(entries[unused & plain(call_function("is_valid", [codes]))])
             values = _taken(self._dictionary, others).to_pylist()
@@ -72,6 +83,8 @@ class LevelCounts:
         """Move the counts of the dictionary at hand to the levels that its entries stand for."""
         if self._dictionary is None:
             return
+        if self._by_outcome:
+            self._counts[:, ROWS] = self._counts[:, ROWS + 1 :].sum(axis=1)
         self.without = self.without + self._counts[-1]
         places = np.flatnonzero(self._counts[:-1, ROWS])
         if places.size:

@@ -22,6 +22,13 @@ def recode(indices: Codes, table: Codes, out: Codes) -> int:
 
 
 @kernel
+def count_outcomes(indices: Codes, outcomes: NDArray[np.int8], table: NDArray[np.float64]) -> None:
+    """table[indices[i], outcomes[i]] += 1: `outcomes` (n,) columns of `table` (m, 4)."""
+    for i in range(indices.size):
+        table[indices[i], outcomes[i]] += 1.0
+
+
+@kernel
 def count_levels(indices: Codes, amounts: NDArray[np.float64], table: NDArray[np.float64]) -> None:
     """table[indices[i], j] += amounts[j, i]: `amounts` (3, n), `table` (m, 3 or more).
 

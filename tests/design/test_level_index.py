@@ -115,6 +115,27 @@ def test_rows_that_are_not_used_are_passed_over() -> None:
     assert not quiet.passed_over
 
 
+@each_column
+def test_outcomes_of_rows_that_weigh_one_are_counted_like_amounts(name: str) -> None:
+    """Over two batches with one dictionary, one with another, and rows that are not used."""
+    column = COLUMNS[name]
+    rng = np.random.default_rng(8)
+    by_outcome, by_amounts = LevelCounts(), LevelCounts()
+    for part in (column, column, column.slice(3)):
+        outcome = rng.choice([FIRST, SECOND, OTHER], len(part)).astype(np.int8)
+        unused = rng.random(len(part)) < 0.3
+        amounts = np.array([np.ones(len(part)), outcome == FIRST, outcome == SECOND]) * ~unused
+        by_outcome.add(coded(part), unused, np.where(unused, ROWS, outcome).astype(np.int8))
+        by_amounts.add(coded(part), unused, amounts)
+    by_outcome.flush()
+    by_amounts.flush()
+    assert by_outcome.levels == by_amounts.levels
+    assert by_outcome.passed_over == by_amounts.passed_over
+    np.testing.assert_array_equal(by_outcome.table[:, :OTHER], by_amounts.table[:, :OTHER])
+    np.testing.assert_array_equal(by_outcome.table[:, ROWS], by_outcome.table[:, ROWS + 1 :].sum(axis=1))
+    np.testing.assert_array_equal(by_outcome.without[:OTHER], by_amounts.without[:OTHER])
+
+
 def test_above_the_limit_nothing_is_held() -> None:
     for by_merging in (False, True):
         counts = LevelCounts(3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamlr.kernels.levels import add_rows, count_levels, look_up, recode
+from streamlr.kernels.levels import add_rows, count_levels, count_outcomes, look_up, recode
 
 
 @pytest.mark.parametrize("rows", [0, 1, 1000])
@@ -17,6 +17,17 @@ def test_recoding_looks_every_index_up_and_tells_the_least(rows: int) -> None:
     least = recode(indices, table, out)
     assert out.tolist() == [table[i] for i in indices]
     assert least == min([0, *out.tolist()])
+
+
+def test_counting_outcomes_adds_one_to_the_column_of_each() -> None:
+    rng = np.random.default_rng(5)
+    indices = rng.integers(0, 7, 500).astype(np.int32)
+    outcomes = rng.integers(0, 4, 500).astype(np.int8)
+    table = rng.integers(0, 9, (8, 4)).astype(np.float64)
+    want = table.copy()
+    np.add.at(want, (indices, outcomes), 1.0)
+    count_outcomes(indices, outcomes, table)
+    np.testing.assert_array_equal(table, want)
 
 
 def test_counting_adds_the_amounts_of_every_row_to_its_level() -> None:
