@@ -12,6 +12,8 @@ from streamlr.kernels.block import (
     NULL_CURVATURE,
     NULL_LOSS,
     NULL_SLOPE,
+    SCALARS,
+    note_least,
     probe_block,
     score_block,
 )
@@ -208,3 +210,23 @@ def test_probe_finds_how_far_combinations_stay_from_zero() -> None:
     np.testing.assert_allclose(extent, np.abs(values[informative]).max(axis=0), rtol=1e-12)
     np.testing.assert_allclose(squares, (curvature[:, None] * values**2).sum(axis=0), rtol=1e-12)
     np.testing.assert_allclose(products, (values * curvature[:, None]).T @ X, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("before", [np.inf, 0.2, 1e-9])
+def test_the_least_curvature_is_that_of_rows_with_trials(before: float) -> None:
+    rng = np.random.default_rng(9)
+    curvature = rng.random(100) + 0.01
+    curvature[[3, 50, 77, 90]] = 0.0, 1e-310, np.nan, 1e-4
+    success, failure = np.ones(100), np.zeros(100)
+    success[[3, 50]] = 0.0  # no trial at all
+    scalars = np.full(SCALARS, 7.0)
+    scalars[LEAST_CURVATURE] = before
+    note_least(success, failure, curvature, 95, scalars)
+    assert scalars[LEAST_CURVATURE] == min(before, 1e-4)
+    success[50] = 2.0
+    note_least(success, failure, curvature, 95, scalars)
+    assert scalars[LEAST_CURVATURE] == 1e-310
+    success[3] = 1.0
+    note_least(success, failure, curvature, 3, scalars)  # the rows before it alone
+    assert scalars[LEAST_CURVATURE] == 1e-310
+    assert (np.delete(scalars, LEAST_CURVATURE) == 7.0).all()
