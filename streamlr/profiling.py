@@ -25,6 +25,7 @@ from streamlr.design.freeze import (
     variables_of,
     without_columns,
 )
+from streamlr.design.layout import JOINT_CELLS
 from streamlr.design.learning import LearningTask, Runner, ScaleLearner, learn, learn_means
 from streamlr.design.profile import Aside, ProfileSums, ProfileTask
 from streamlr.design.spec import Spec
@@ -324,6 +325,7 @@ def plan_memory(design: Design, source: Source, threads: int, limit: int) -> Mem
     algebra = 4 * hessian + 2 * border + VECTORS * 8 * levels + LEVEL_BYTES * levels
     tables = 8 * layout.cells
     tile = 8 * (layout.padded + layout.scaled) * layout.tile_rows
+    tile += 8 * (2 * JOINT_CELLS if layout.joints else 0)  # tables of pairs of groups, and lines of all
     waiting = WAITING
     if layout.absorbed:
         tables += 8 * layout.slots  # the gradient counts as well

@@ -22,6 +22,8 @@ LONG = 256
 # Joint slots of a group of factors, and cells of all tables of groups, that stay in the second-level cache.
 MOST_JOINT = 256
 JOINT_CELLS = 1 << 16
+# Slots of a factor that stays alone while others are taken together.
+MOST_ALONE = 1024
 # A row saves so much that a block is worth unfolding from a row for each so many cells.
 CELLS_A_SAVING = 2
 # Dense columns from which on a Hessian is worth saving.
@@ -127,7 +129,8 @@ class Layout:
                 groups.append((width, [f]))
         sizes = [size for size, _ in groups]
         pairs = (sum(sizes) ** 2 - sum(size**2 for size in sizes)) // 2
-        if not groups or max(sizes) > MOST_JOINT or pairs > JOINT_CELLS:
+        most = MOST_JOINT if len(groups) == self.plain else MOST_ALONE
+        if not groups or max(sizes) > most or pairs > JOINT_CELLS:
             return ()
         return tuple(tuple(sorted(members)) for _, members in groups)
 

@@ -24,7 +24,16 @@ from streamlr.kernels.tile import Block
 from streamlr.passes.sums import Sums, joining_for, scratch_for
 
 # One group, groups of one, two and three factors, and several of them.
-LEVELS = [(1,), (40,), (2, 3), (11, 19, 15, 2, 104), (1, 2, 3, 4, 5, 6, 7), (200, 1, 200), (15, 15, 15, 15)]
+LEVELS = [
+    (1,),
+    (40,),
+    (2, 400, 5),
+    (2, 3),
+    (11, 19, 15, 2, 104),
+    (1, 2, 3, 4, 5, 6, 7),
+    (200, 1, 200),
+    (15, 15, 15, 15),
+]
 
 
 def layout_of(numeric: int, levels: tuple[int, ...], intercept: int = 1) -> Layout:
@@ -176,7 +185,12 @@ def test_small_factors_fill_groups() -> None:
     assert layout_of(5, ()).joints == ()
 
 
-@pytest.mark.parametrize("levels", [(256,), (2, 3, 256), (90, 91, 92, 93, 94, 95, 96, 97, 98)])
+def test_a_long_factor_stays_alone_beside_others_that_are_joined() -> None:
+    assert layout_of(3, (300, 12, 7, 4, 2)).joints == ((0,), (1, 2), (3, 4))
+    assert layout_of(3, (2, 3, 1000)).joints == ((2,), (0, 1))
+
+
+@pytest.mark.parametrize("levels", [(256,), (2, 1100, 3), (90, 91, 92, 93, 94, 95, 96, 97, 98)])
 def test_tables_too_large_for_a_cache_are_not_joined(levels: tuple[int, ...]) -> None:
     layout = layout_of(1, levels)
     assert layout.joints == ()
@@ -196,5 +210,6 @@ def test_every_factor_is_in_one_group() -> None:
         if layout.joints:
             assert sorted(f for group in layout.joints for f in group) == list(range(len(levels)))
             for group in layout.joints:
-                assert np.prod(layout.widths[list(group)]) <= layouts.MOST_JOINT
+                most = layouts.MOST_JOINT if len(group) > 1 else layouts.MOST_ALONE
+                assert np.prod(layout.widths[list(group)]) <= most
                 assert list(group) == sorted(group)
