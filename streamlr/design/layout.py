@@ -71,8 +71,9 @@ class Layout:
 
     @property
     def padded(self) -> int:
-        """`dense` rounded up so that blocks of 4 and of 3 numeric columns both end inside."""
-        return self.intercept + max(-(-self.numeric // 4) * 4, -(-self.numeric // 3) * 3)
+        """`dense` rounded up so that blocks of 4 and of 3 numeric columns and of 3 dense ones end inside."""
+        threes, fours = -(-self.numeric // 3) * 3, -(-self.numeric // 4) * 4
+        return max(self.intercept + max(threes, fours), -(-self.dense // 3) * 3)
 
     @cached_property
     def widths(self) -> NDArray[np.int64]:
