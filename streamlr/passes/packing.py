@@ -7,6 +7,7 @@ into 0.3 GB and none of them is decoded again on every pass.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class Packing:
         views = []
         begin = 0
         for dtype, shape in self.arrays:
-            count = int(np.prod(shape))
+            count = math.prod(shape)
             views.append(memory[begin : begin + count * dtype.itemsize].view(dtype).reshape(shape))
             begin += _whole_lines(dtype, shape)
         return views
@@ -104,4 +105,4 @@ def _arrays(block: Block) -> list[NDArray[Any]]:
 
 
 def _whole_lines(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    return -(-int(np.prod(shape)) * dtype.itemsize // CACHE_LINE) * CACHE_LINE
+    return -(-math.prod(shape) * dtype.itemsize // CACHE_LINE) * CACHE_LINE
