@@ -54,9 +54,11 @@ class Run:
 def measure(command: Sequence[str], timeout: float | None = None) -> Run:
     """Run a command to its end, or for `timeout` seconds and then no longer."""
     adopt_orphans()
+    # A program that is installed has its bytecode; one that is run from its sources is to keep it as well.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
         start = perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
         watch = Watch(process.pid, start + timeout if timeout else None)
         _, status, usage = os.wait4(process.pid, 0)
         wall = perf_counter() - start
