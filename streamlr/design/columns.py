@@ -105,9 +105,8 @@ def nulls(array: pa.Array) -> NDArray[np.bool_] | None:
 
 
 def has_nan(values: NDArray[Any]) -> bool:
-    """Whether any value is NaN. A sum of squares is, then, and costs a fifth of looking at each."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isnan(np.dot(values, values)))
+    """Whether any value is NaN: the least one is, then, which costs a fifth of looking at each."""
+    return bool(values.size) and bool(np.isnan(values.min()))
 
 
 def _numeric(array: pa.Array, column: str) -> pa.Array:

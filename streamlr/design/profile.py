@@ -332,7 +332,8 @@ class ProfileSums:
         """
         used = entries_of(target)[keep]
         if len(self.outcomes) >= MAXIMUM_OUTCOMES:  # an error already; do not spend time on counting it
-            return np.zeros(used.size, dtype=np.int8)
+            nowhere = np.zeros(used.size, dtype=np.int8)
+            return nowhere if weight is None else _as_amounts(nowhere, weight[keep])
         levels = [level_of(value) for value in target.dictionary.to_pylist()]
         # A comparison for each of a few values is ten times as fast as counting and picking by row.
         masks = [used == entry for entry in range(len(levels))] if len(levels) <= FEW_OUTCOMES else None

@@ -53,7 +53,8 @@ class Rows(NamedTuple):
 @dataclass(frozen=True)
 class Block:
     """A chunk of n rows as arrays: `Rows` with the memory that its addresses point into, and for each of m
-    columns of clusters the keys of the rows."""
+    columns of clusters the keys of the rows. `ranges`, where they are known: the lowest and the highest value
+    of every numeric column and scale, each (q + s,)."""
 
     numeric: Sequence[NDArray[Any]]  # q columns and s scales (n,), contiguous, of the types in STORED_TYPES
     codes: NDArray[np.int32]
@@ -62,6 +63,7 @@ class Block:
     weight: Floats
     offset: Floats
     clusters: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))  # (m, n)
+    ranges: tuple[Floats, Floats] | None = None
 
     @cached_property
     def rows(self) -> Rows:

@@ -109,8 +109,8 @@ class Keeping:
         memory = self._cache.take(packing.size)
         if memory is not None:
             packing.pack(block, memory)
-            block = packing.view(memory)
-            self._blocks.append(Packed(packing, memory) if packing.is_narrow else block)
+            block = packing.view(memory, block.ranges)
+            self._blocks.append(Packed(packing, memory, block.ranges) if packing.is_narrow else block)
         elif self._cache.spool is not None:
             self._blocks.append(self._cache.spool.write(block))
         else:

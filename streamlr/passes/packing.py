@@ -20,6 +20,7 @@ CACHE_LINE = 64
 CODE = np.dtype(np.int32)  # the type that kernels read
 
 Memory = NDArray[np.uint8]
+Ranges = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ class Packing:
         """Whether codes are widened when the block is used."""
         return self.arrays[self.numeric][0] != CODE
 
-    def view(self, memory: Memory) -> Block:
+    def view(self, memory: Memory, ranges: Ranges | None = None) -> Block:
         """The block whose arrays lie in `memory` (size,)."""
         views = self._views(memory)
         codes = views[self.numeric].astype(CODE, copy=False)
-        return Block(views[: self.numeric], codes, *views[self.numeric + 1 :])
+        success, trials, weight, offset, clusters = views[self.numeric + 1 :]
+        return Block(views[: self.numeric], codes, success, trials, weight, offset, clusters, ranges)
 
     def pack(self, block: Block, memory: Memory) -> None:
         """Copy a block into `memory` (size,)."""
@@ -71,14 +73,15 @@ class Packing:
 
 @dataclass(frozen=True)
 class Packed:
-    """A block in memory whose codes are narrow."""
+    """A block in memory whose codes are narrow, with the ranges of its columns where they are known."""
 
     packing: Packing
     memory: Memory
+    ranges: Ranges | None = None
 
     def load(self) -> Block:
         """The block, its codes in memory of their own."""
-        return self.packing.view(self.memory)
+        return self.packing.view(self.memory, self.ranges)
 
 
 def aligned(size: int) -> Memory:

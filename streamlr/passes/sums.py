@@ -129,6 +129,14 @@ def load_kernels(layout: Layout) -> None:
     Sums(layout, first=False).add(block, conditioning, np.zeros(layout.slots), 0.0, scratch_for(layout))
 
 
+def _ranges_of(block: Block) -> tuple[Floats, Floats]:
+    """(q + s,) lowest and highest values of the columns of a block with rows."""
+    low, high = np.empty(len(block.numeric)), np.empty(len(block.numeric))
+    for j, column in enumerate(block.numeric):
+        low[j], high[j] = column.min(), column.max()
+    return low, high
+
+
 @dataclass
 class Sums:
     """Loss, gradient and Hessian in the layout's slots, with the tally of rows.
@@ -170,9 +178,9 @@ class Sums:
         if block.offset.size:
             add_null(block.rows, null_coef, self.totals.scalars, scratch)
         if self.first and block.success.size:
-            for j, column in enumerate(block.numeric):
-                self.low[j] = min(self.low[j], column.min())
-                self.high[j] = max(self.high[j], column.max())
+            low, high = block.ranges or _ranges_of(block)
+            np.minimum(self.low, low, out=self.low)
+            np.maximum(self.high, high, out=self.high)
         if self.first and block.trials.size:
             self.log_binomial += log_binomial_coefficients(block.success, block.trials, block.weight)
             self.saturated += saturated_loss(block.success, block.trials, block.weight)

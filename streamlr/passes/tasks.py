@@ -26,11 +26,17 @@ Floats = NDArray[np.float64]
 
 
 def blocks_of(
-    design: Design, part: Any, tally: Tally, cache: BlockCache | None, keep: bool = True
+    design: Design,
+    part: Any,
+    tally: Tally,
+    cache: BlockCache | None,
+    keep: bool = True,
+    ranges: bool = False,
 ) -> Iterator[Block]:
     """The encoded blocks of a part, from the cache where they were kept; rows are counted in `tally`.
 
-    `keep`: put them there where they were not.
+    `keep`: put them there where they were not. `ranges`: those of their columns are wanted, as they are of
+    blocks that are kept.
 
     A block may be dropped by the consumer before it asks for the next one, and should be: it then leaves room
     for the rows that are decoded next.
@@ -41,8 +47,8 @@ def blocks_of(
         yield from kept.blocks
         return
     own = Tally()
-    encoder = Encoder(design)
     keeping = cache.begin(part) if cache is not None and keep else None
+    encoder = Encoder(design, ranges=ranges or keeping is not None)
     for batch in part.read(design.columns, design.coded_columns, design.batch_rows):
         block = encoder.encode(batch, own)
         del batch
@@ -100,12 +106,17 @@ class DesignTask:
     def blocks(self, parts: Sequence[Any], tally: Tally) -> Iterator[Block]:
         """The encoded blocks of some parts; rows are counted in `tally`."""
         for part in parts:
-            yield from blocks_of(self.design, part, tally, self.cache, self.keep)
+            yield from blocks_of(self.design, part, tally, self.cache, self.keep, self.ranges)
 
     @property
     def keep(self) -> bool:
         """Whether blocks are worth keeping for later passes."""
         return True
+
+    @property
+    def ranges(self) -> bool:
+        """Whether the ranges of columns are wanted."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,11 @@ class SumsTask(DesignTask):
     def keep(self) -> bool:
         """Not while rows are gathered: copying them took as long as it did to gather them."""
         return self.keying is None
+
+    @property
+    def ranges(self) -> bool:
+        """In the first pass."""
+        return self.first
 
     def __call__(self, parts: Sequence[Any]) -> Sums:
         """The sums of one leaf."""
