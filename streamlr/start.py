@@ -70,8 +70,9 @@ DEVIATIONS = 4.0
 WIDER = 4.0
 # Parts that an estimate is checked on.
 CHECKS = 2
-# In standard errors of the sample: its estimate is some sqrt(k) of them away from that of all rows.
-CLOSE_ENOUGH = 0.1
+# In standard errors of the sample, from where the last step need not be looked at: the estimate is some
+# sqrt(k) of them away from that of all rows anyway.
+CLOSE_ENOUGH = 1.0
 ITERATIONS = 12
 TINY = 1e-300
 
@@ -333,7 +334,10 @@ def _estimate(objective: Objective, start: Floats) -> Estimate | None:
     steps = newton(ridged, start, first, tolerance=TINY, spare=TINY, reuse=dear)
     for count, state in enumerate(steps):
         found = Estimate(state.coef, state.evaluation.hessian, sums)
-        if state.decrement < CLOSE_ENOUGH or count >= ITERATIONS:
+        if state.decrement < CLOSE_ENOUGH:
+            found = replace(found, coef=state.coef + state.direction)
+            break
+        if count >= ITERATIONS:
             break
     return found
 

@@ -10,10 +10,12 @@ import pytest
 from designs import design, factor, number
 
 import streamlr
+from streamlr.design.basis import Basis
 from streamlr.design.encoding import Tally
 from streamlr.kernels.tile import Block
 from streamlr.passes import cache as cache_module
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.sums import Sums, scratch_for
 from streamlr.passes.tasks import blocks_of
 
 NOTHING = np.empty(0)
@@ -156,3 +158,34 @@ def test_the_answer_is_the_same_to_the_last_bit_without_a_cache(
         np.testing.assert_array_equal(other.params, fits[0].params)
         np.testing.assert_array_equal(other.bse, fits[0].bse)
         assert other.llf == fits[0].llf
+
+
+def test_ranges_are_those_of_the_rows_and_are_kept_with_them(resident: list[int]) -> None:
+    """The first batch leaves a row out, so that its columns are looked at again, once they are all there."""
+    cache, part = BlockCache(10**6, 10**6), CountedPart()
+    for blocks in (
+        list(blocks_of(DESIGN, part, Tally(), cache)),
+        list(blocks_of(DESIGN, part, Tally(), cache)),
+    ):
+        assert [block.ranges is None for block in blocks] == [True, False, False]
+        for block in blocks[1:]:
+            assert block.ranges is not None
+            low, high = block.ranges
+            assert low.tolist() == [block.numeric[0].min()]
+            assert high.tolist() == [block.numeric[0].max()]
+    assert part.reads == 1
+    assert all(block.ranges is None for block in blocks_of(DESIGN, part, Tally(), None))
+    wanted = [block.ranges for block in blocks_of(DESIGN, part, Tally(), None, ranges=True)]
+    assert [ranges is None for ranges in wanted] == [True, False, False]
+
+
+def test_a_first_pass_finds_the_same_ranges_either_way() -> None:
+    layout = DESIGN.layout
+    conditioning = Basis.of(layout, np.zeros(1), np.ones(1)).conditioning()
+    found = []
+    for ranges in (False, True):
+        sums = Sums(layout, first=True)
+        for block in blocks_of(DESIGN, CountedPart(), Tally(), None, ranges=ranges):
+            sums.add(block, conditioning, np.zeros(layout.slots), 0.0, scratch_for(layout))
+        found.append((sums.low.tolist(), sums.high.tolist()))
+    assert found == [([0.5], [8.0])] * 2
