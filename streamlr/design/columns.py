@@ -82,18 +82,20 @@ def numbers(array: pa.Array, column: str) -> NDArray[Any]:
     return values
 
 
-def stored_numbers(array: pa.Array, column: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+def stored_numbers(
+    array: pa.Array, column: str, *, complete: bool = False
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """A column as kernels read it, (n,) of one of `STORED_TYPES`, and which rows are missing (None: no row).
 
-    Nothing is copied unless the type has to change; what stands in a missing row is arbitrary. Raises as
-    `numbers` does.
+    Nothing is copied unless the type has to change; what stands in a missing row is arbitrary. `complete`:
+    none is known to be missing. Raises as `numbers` does.
     """
     array = _numeric(array, column)
     values = plain(array)
     if values.dtype not in KIND_OF_TYPE:
         values = values.astype(WIDENED[values.dtype.name])
     missing = nulls(array)
-    if values.dtype.kind == "f" and has_nan(values):
+    if values.dtype.kind == "f" and not complete and has_nan(values):
         nan = np.isnan(values)
         missing = nan if missing is None else missing | nan
     return values, missing

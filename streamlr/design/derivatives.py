@@ -210,9 +210,11 @@ class SlopeReader(Reader):
     of: Feature | None = None
     column: str = ""
 
-    def numeric(self, feature: Feature, frame: Frame, gaps: Gaps) -> list[NDArray[Any]]:
-        """The columns of a numeric variable, each (n,), or their derivatives; `gaps` as a `Reader` has it."""
-        columns = super().numeric(feature, frame, gaps)
+    def numeric(
+        self, feature: Feature, frame: Frame, gaps: Gaps, *, complete: bool = False
+    ) -> list[NDArray[Any]]:
+        """The columns of a numeric variable, each (n,), or their derivatives; else as a `Reader`."""
+        columns = super().numeric(feature, frame, gaps, complete=complete)
         if feature != self.of:
             return columns
         if isinstance(feature.expression, Column):

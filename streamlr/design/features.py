@@ -80,11 +80,17 @@ class Reader:
             batch = _cast(batch, self.kinds)
         return Frame(batch, _filled(batch, self.fills))
 
-    def numeric(self, feature: Feature, frame: Frame, gaps: Gaps) -> list[NDArray[Any]]:
-        """The columns of a numeric variable, each (n,); `gaps` is told where it has no value."""
+    def numeric(
+        self, feature: Feature, frame: Frame, gaps: Gaps, *, complete: bool = False
+    ) -> list[NDArray[Any]]:
+        """The columns of a numeric variable, each (n,); `gaps` is told where it has no value.
+
+        `complete`: these rows were read before, and none lacked anything.
+        """
         expression = feature.expression
         if isinstance(expression, Column):
-            values, missing = stored_numbers(frame.array(expression.name), expression.name)
+            array = frame.array(expression.name)
+            values, missing = stored_numbers(array, expression.name, complete=complete)
             if missing is not None:
                 _note(gaps, expression.name, missing)
             return [values]

@@ -54,12 +54,21 @@ class BlockCache:
         self._free = max(capacity, 0)
         self._ceiling = ceiling
         self._kept: dict[Hashable, Kept] = {}
+        self._complete: set[Hashable] = set()
         self._piece: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
         self._lock = threading.Lock()
 
     def get(self, part: Any) -> Kept | None:
         """The blocks of a part, if they were kept."""
         return self._kept.get(_key(part))
+
+    def is_complete(self, part: Any) -> bool:
+        """Whether a part was read before and none of its rows lacked anything; parts do not change."""
+        return _key(part) in self._complete
+
+    def note_complete(self, part: Any) -> None:
+        """Remember that none of the rows of a part lacks anything that the design reads."""
+        self._complete.add(_key(part))
 
     def begin(self, part: Any) -> Keeping | None:
         """Somewhere to put the blocks of a part one after another, None where no room is left."""

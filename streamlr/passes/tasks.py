@@ -48,7 +48,8 @@ def blocks_of(
         return
     own = Tally()
     keeping = cache.begin(part) if cache is not None and keep else None
-    encoder = Encoder(design, ranges=ranges or keeping is not None)
+    complete = cache is not None and cache.is_complete(part)
+    encoder = Encoder(design, ranges=ranges or keeping is not None, complete=complete)
     for batch in part.read(design.columns, design.coded_columns, design.batch_rows):
         block = encoder.encode(batch, own)
         del batch
@@ -57,6 +58,8 @@ def blocks_of(
         yield block
         del block
     tally.merge(own)
+    if cache is not None and not own.missing:
+        cache.note_complete(part)
     if keeping is not None:
         keeping.finish(own)
 

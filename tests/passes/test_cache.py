@@ -10,6 +10,7 @@ import pytest
 from designs import design, factor, number
 
 import streamlr
+from streamlr.design import columns
 from streamlr.design.basis import Basis
 from streamlr.design.encoding import Tally
 from streamlr.kernels.tile import Block
@@ -189,3 +190,28 @@ def test_a_first_pass_finds_the_same_ranges_either_way() -> None:
             sums.add(block, conditioning, np.zeros(layout.slots), 0.0, scratch_for(layout))
         found.append((sums.low.tolist(), sums.high.tolist()))
     assert found == [([0.5], [8.0])] * 2
+
+
+def test_a_part_that_lacked_nothing_is_not_looked_through_again(
+    resident: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    has_nan = columns.has_nan
+    monkeypatch.setattr(columns, "has_nan", lambda values: looked.append(len(values)) or has_nan(values))
+    cache = BlockCache(0, 10**6)  # keeps nothing
+    whole, lacking = CountedPart(), CountedPart()
+    whole.table = whole.table.slice(3)
+    whole.table = whole.table.set_column(1, "x", pa.array([3.0, 4.0, 5.0, 6.0, 7.0, 8.0]))
+    for part, again in ((whole, []), (lacking, [3, 3, 3])):
+        first, tally = read_all(part, cache)
+        assert looked == [3] * (part.table.num_rows // 3)
+        looked.clear()
+        second, tally_again = read_all(part, cache)
+        assert looked == again
+        looked.clear()
+        assert vars(tally) == vars(tally_again)
+        for blocks, others in zip(first, second, strict=True):
+            for array, other in zip(blocks, others, strict=True):
+                np.testing.assert_array_equal(array, other)
+    assert read_all(whole, None)[1].rows_used == 6
+    assert looked == [3, 3]
