@@ -293,10 +293,11 @@ class Encoder:
             elif factor.absorbed and design.layout.scaled:
                 numeric.append(np.ones(frame.rows, dtype=np.int8))
         offset = NOTHING if design.offset is None else _role(frame, design.offset, gaps)
-        alone = [part for number in design.numbers if len(number.parts) == 1 for part in number.parts]
         ranges = None
-        if lows and len(alone) == len(numeric):
-            places = [(part.variable, part.column) for part in alone]
+        places = [(number.parts[0].variable, number.parts[0].column) for number in design.numbers]
+        # Products, scales and the columns of codings are known only when they are made.
+        as_read = all(len(number.parts) == 1 for number in design.numbers) and len(numeric) == len(places)
+        if as_read and all(at in lows for at in places):
             ranges = np.array([lows[at] for at in places]), np.array([highs[at] for at in places])
         return Encoded(numeric, rows, odd, odd_cells, levels, offset, gaps, ranges)
 
