@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 from unittest.mock import patch
@@ -27,6 +27,7 @@ from streamlr.design.spec import resolve_spec
 from streamlr.events import silent
 from streamlr.kernels.block import add_block
 from streamlr.kernels.gram import add_gram
+from streamlr.kernels.joint import NOT_JOINED
 from streamlr.kernels.logistic import row_losses
 from streamlr.kernels.tile import Block, add_linear_predictor, fill_tile, start_eta
 from streamlr.passes.cache import BlockCache
@@ -261,6 +262,11 @@ def whole_block(tile: Tile, times: int) -> None:
         add_block(
             kernel_rows(tile.block), tile.conditioning, tile.slots, True, tile.sums.totals, tile.scratch
         )
+
+
+def factor_by_factor(tile: Tile) -> Tile:
+    """The same tile for kernels that take no factors together."""
+    return replace(tile, scratch=tile.scratch._replace(joining=NOT_JOINED))
 
 
 def kernel_rows(block: Block) -> Any:

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 COLUMNS = (8, 29, 100, 300)  # p, the intercept among them
 ROWS = 16_384
+LEVELS = {"month": 12, "hour": 20, "carrier": 16, "origin": 3, "dest": 105}
 PEAK_SIZE = 1_500
 LONGER = (1, 4, 16)  # dsyrk may take tiles as long as ours or longer, whichever is best for it
 ROUND = 0.02  # seconds at least for one measurement
@@ -45,6 +46,29 @@ def tile_of(p: int) -> internals.Tile:
     data = dict(zip(names, rng.standard_normal((p - 1, ROWS)), strict=True))
     data["y"] = rng.integers(0, 2, ROWS).astype(np.int8)
     return internals.tile_of(internals.begin(data, "y", names))
+
+
+@cache
+def tile_of_factors() -> internals.Tile:
+    """Factors with as many levels as those of the flights, evenly spread, and three numbers."""
+    rng = np.random.default_rng(1)
+    rows = 8 * ROWS  # a block that is worth taking factors together for
+    data = {f"x{j}": rng.standard_normal(rows) for j in range(3)}
+    for name, levels in LEVELS.items():
+        data[name] = np.array([f"{level:03}" for level in range(levels)])[rng.integers(0, levels, rows)]
+    names = list(data)
+    data["y"] = rng.integers(0, 2, rows).astype(np.int8)
+    return internals.tile_of(internals.begin(data, "y", names))
+
+
+def factors_round() -> tuple[float, float]:
+    """ns a row of all sums of a block: factors together, and one by one."""
+    tile = tile_of_factors()
+    both = [
+        1e9 * seconds_a_time(lambda times, tile=tile: internals.whole_block(tile, times)) / tile.rows_of_block
+        for tile in (tile, internals.factor_by_factor(tile))
+    ]
+    return both[0], both[1]
 
 
 @cache
@@ -118,7 +142,9 @@ def main() -> None:
             gram_round(p)
             for name in KERNELS:
                 nanoseconds_a_row(name, p)
+        factors_round()
         most = 0.0
+        factors: list[tuple[float, float]] = []
         grams: dict[int, list[tuple[float, ...]]] = {p: [] for p in COLUMNS}
         times: dict[tuple[str, int], list[float]] = {(name, p): [] for name in KERNELS for p in COLUMNS}
         for _ in range(rounds):
@@ -127,6 +153,7 @@ def main() -> None:
                 grams[p].append(gram_round(p))
             for name, p in times:
                 times[name, p].append(nanoseconds_a_row(name, p))
+            factors.append(factors_round())
 
     print(f"Gram matrix, float64, GFLOP/s on one core: median (best) of {rounds} rounds")
     print(f"the core's peak: {most:.1f} at least")
@@ -144,6 +171,9 @@ def main() -> None:
     for name in KERNELS:
         cells = [f"{median(times[name, p]):8.2f} ({min(times[name, p]):6.2f})" for p in COLUMNS]
         print(f"{name:22}" + "".join(f"{cell:>18}" for cell in cells))
+    together, alone = (f"{median(column):.1f} ({min(column):.1f})" for column in zip(*factors, strict=True))
+    print(f"\nadd_block of factors of {', '.join(map(str, LEVELS.values()))} levels and 3 numbers, ns a row")
+    print(f"factors together {together}, one by one {alone}")
 
 
 @pytest.fixture(autouse=True)

@@ -224,7 +224,7 @@ class Fitted:
     drift: float  # how far off the first Hessian is told to be
 
 
-def fitted(path: Path, *, sampling: bool, dear: bool) -> Fitted:
+def fitted(path: Path, *, sampling: bool, dear: bool, max_passes: int = 50) -> Fitted:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", streamlr.ConvergenceWarning)
         make_samples_small(patch)
@@ -251,7 +251,7 @@ def fitted(path: Path, *, sampling: bool, dear: bool) -> Fitted:
             return coef, evaluation
 
         patch.setattr(fitting, "begin", noted)
-        model = streamlr.fit(path, target="y", threads=2, memory="2GB")
+        model = streamlr.fit(path, target="y", threads=2, memory="2GB", max_passes=max_passes)
     sample, found = seen[-1]
     return Fitted(
         model=model,
@@ -494,6 +494,18 @@ def test_single_precision_steers_a_steady_wide_fit_and_no_other() -> None:
     for name in ("nearly_collinear", "unseen_level", "by_level"):
         assert both_fits(name, True)[1].singles == 0
     assert both_fits("homogeneous", True)[2].singles == 0
+
+
+@pytest.mark.parametrize("max_passes", [1, 3])
+def test_a_fit_with_few_passes_is_told_with_sums_in_double_precision(max_passes: int, tmp_path: Path) -> None:
+    """It may end anywhere, and its standard errors with it."""
+    data = homogeneous(np.random.default_rng(20240501))
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({**data, "g": data["g"].astype(str)}), path, row_group_size=1_000)
+    fit = fitted(path, sampling=True, dear=True, max_passes=max_passes)
+    assert not fit.model.converged
+    assert fit.trusted
+    assert (fit.singles, fit.drift) == (0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["by_outcome", "by_outcome_and_feature", "rare_and_sorted"])
