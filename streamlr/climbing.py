@@ -22,7 +22,7 @@ from streamlr.design.design import terms_with_limits
 from streamlr.design.freeze import SeparationPolicy
 from streamlr.errors import remedies
 from streamlr.events import PassDone
-from streamlr.newton import Evaluation, State, newton
+from streamlr.newton import Evaluation, Guide, State, newton
 from streamlr.objective import Objective
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.session import Session
@@ -63,9 +63,10 @@ def climb(
     new_cache: Callable[[], BlockCache | None],
     tol: float,
     max_passes: int,
+    guide: Guide | None = None,
 ) -> tuple[Objective, State, list[int], Mapping[str, Any] | None]:
     """Newton to the maximum, beside rows that are separated; those are found whatever the policy. Then also
-    columns that the other rows say nothing of, and the finding.
+    columns that the other rows say nothing of, and the finding. `guide`: asked where to end the first step.
 
     Raises `SeparationError` where there are any and they are not to be set aside, or none is left.
     """
@@ -83,7 +84,8 @@ def climb(
             noted=noted,
             before=before,
         )
-        state, suspicion = _iterate(session, objective, coef, evaluation, tol, max_passes, watch)
+        state, suspicion = _iterate(session, objective, coef, evaluation, tol, max_passes, watch, guide)
+        guide = None
         if suspicion is None:
             found.settled = state.status == "converged"
             break
@@ -225,13 +227,14 @@ def _iterate(
     tol: float,
     max_passes: int,
     watch: Watch,
+    guide: Guide | None,
 ) -> tuple[State, Suspicion | None]:
     """Newton to a certified maximum, or until passes run out, or until separation is suspected."""
 
-    def limited(coef: Floats, with_hessian: bool = True) -> Evaluation:
+    def limited(coef: Floats, with_hessian: bool = True, *, along: Floats | None = None) -> Evaluation:
         if max(session.passes, objective.evaluations) >= max_passes:
             raise PassesSpentError
-        return objective(coef, with_hessian)
+        return objective(coef, with_hessian, along=along)
 
     last: State | None = None
     suspicion: Suspicion | None = None
@@ -243,6 +246,7 @@ def _iterate(
             tolerance=tol,
             spare=_spare(objective),
             reuse=_reuse(objective),
+            guide=guide,
         )
         for state in steps:
             if objective.evaluations > watch.noted:

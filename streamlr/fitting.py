@@ -60,6 +60,7 @@ from streamlr.start import (
     sample_of,
     starts_of,
 )
+from streamlr.surrogate import Surrogate
 
 Floats = NDArray[np.float64]
 
@@ -339,6 +340,7 @@ def _maximise(
             )
             single = separation != "keep" and max_passes >= PASSES_TO_REPLACE
             start = begin(objective, starts, null, sampled=sample is not None, single=single)
+            few = starts.sample if start[0] is starts.points[0] else None
             objective, coef, evaluation, aliased = settle_basis(objective, *start)
             unhosted = objective.basis.unhosted
             if not unhosted.any():
@@ -365,7 +367,11 @@ def _maximise(
             session.cache = BlockCache(plan.cache, plan.ceiling, session.spool)
         return session.cache
 
-    climbed = climb(session, objective, coef, evaluation, separation, new_cache, tol, max_passes)
+    guide = None
+    if few is not None and not objective.costs_nothing:
+        few = few.with_basis(objective.basis, objective.reduced_extent)
+        guide = Surrogate(few, objective, near=sample is not None and sample.is_large)
+    climbed = climb(session, objective, coef, evaluation, separation, new_cache, tol, max_passes, guide)
     objective, state, lost, separated = climbed
     return objective, state, spec, sorted({*aliased, *lost}), separated
 

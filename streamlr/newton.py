@@ -22,6 +22,11 @@ has moved by more than the drift s since, then exp(-s) H <= H(coef) <= exp(s) H,
 hand lambda and u are known up to exp(s/2), and standard errors as well. A Hessian that is reported is
 evaluated again once the steps to come are too short to change it.
 
+The first step may end elsewhere than its parabola says, where something more is known of the loss (`Guide`).
+It then ends so near the minimum that the next step is the last one and need not be looked at, if standard
+errors can be shown not to change over it. That every row's eta moves by s at most is too coarse for that;
+sums of fourth powers (`Tails`) tell how few rows can be far out.
+
 u is bounded twice, and the smaller bound counts: by the ranges of the columns, since ||x|| is at most
 sum_j |x_j| sqrt((H^-1)_jj) where of one factor's columns only one counts; and by 1 / sqrt(least curvature),
 since the leverage c_i x_i'H^-1 x_i of a row never exceeds one.
@@ -34,7 +39,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +75,8 @@ LINEAR_RATE = 0.3
 # it they are expected to fall to a tenth.
 SLOW = 0.4
 RATE_TO_EXPECT = 0.1
+# A last step that moves eta further than this is not short enough to be taken unseen.
+SHORT = 0.01
 # Beyond this drift a Hessian bounds nothing.
 LONGEST_DRIFT = 20.0
 LINEAR_STEPS = 4
@@ -110,6 +117,19 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Tails:
+    """How far out rows lie, along directions that span all others.
+
+    directions: (k, k). roots: (k,) fourth roots of sum_i c_i (x_i'direction)^4, or bounds on them; c_i is the
+    curvature of a row. combinations: (k, k) those of the coefficients whose standard errors are reported.
+    """
+
+    directions: Floats
+    roots: Floats
+    combinations: Floats
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Loss, gradient (k,) and Hessian, dense or bordered, at a point, with what bounds the rows.
 
@@ -122,6 +142,7 @@ class Evaluation:
     box: Box
     least_curvature: float
     drift: float = 0.0
+    tails: Tails | None = None
 
     def with_hessian_of(self, other: Evaluation, moved: Floats) -> Evaluation:
         """This evaluation with the Hessian of another, `moved` (k,) from it."""
@@ -142,7 +163,8 @@ class State:
     status: Status
 
 
-# Called with coefficients, and with False where the gradient is enough: the Hessian may then be anything.
+# Called with coefficients, and with False where the gradient is enough: the Hessian may then be anything;
+# with directions `along` (k, k) where the evaluation is to tell of the tails along them.
 Objective = Callable[..., Evaluation]
 
 
@@ -177,6 +199,12 @@ class Metric:
             return False
         return bool((1.0 / (self.inverse_diagonal * self._own) < SINGULAR).any())
 
+    def unit_solutions(self, combinations: Floats) -> Floats:
+        """(m, k) the inverse times each of `combinations` (m, k), of length one in the metric."""
+        assert self._factor is not None, "of a Hessian that is not singular"
+        solved = np.array([self._factor.solve(each) for each in combinations])
+        return solved / np.sqrt((solved * combinations).sum(axis=1))[:, None]
+
     def release(self) -> None:
         """Give up the factor, and with it all use."""
         self._factor = None
@@ -207,6 +235,16 @@ class Metric:
         return -step, float(np.sqrt(half @ half))
 
 
+class Guide(Protocol):
+    """What knows more of the loss than its slope and its curvature at a point."""
+
+    def bend(self, state: State, metric: Metric) -> Floats:
+        """A step (k,) from a state that leads down and further than the Newton step, or that."""
+
+    def directions(self, metric: Metric) -> Floats | None:
+        """(k, k) where to look for tails at the end of the step; None where that is not worth it."""
+
+
 def newton(
     objective: Objective,
     start: Floats,
@@ -215,6 +253,7 @@ def newton(
     tolerance: float,
     spare: float = 0.0,
     reuse: bool = False,
+    guide: Guide | None = None,
 ) -> Iterator[State]:
     """Minimise from `start`; each state costs one evaluation or more. Ends at a status other than running.
 
@@ -222,8 +261,8 @@ def newton(
     errors. `spare`: relative change of standard errors up to which a last evaluation, which could only
     confirm what is proved already, is left out; the last state is then the full step from the one before
     it. `reuse`: Hessians are dear and taken over from earlier points while steps shorten well; that of the
-    last state then leaves standard errors right to `spare`, which must be positive. The caller stops the
-    iteration when it has used its passes.
+    last state then leaves standard errors right to `spare`, which must be positive. `guide`: asked where the
+    first step should end. The caller stops the iteration when it has used its passes.
     """
     coef = np.array(start, dtype=np.float64)
     evaluation = objective(coef) if first is None else first
@@ -252,7 +291,7 @@ def newton(
         yield state
         ahead = None
         if math.isfinite(distance):
-            ahead = _proved_ahead(state, metric.lengths_in(evaluation), tolerance, spare)
+            ahead = _proved_ahead(state, metric, tolerance, spare)
         if ahead is not None:
             yield ahead
             return
@@ -261,10 +300,15 @@ def newton(
         trusted = _crawls(decrements) or (trusted and step == 1.0)
         if not trusted:
             direction = _believable(evaluation, direction, information)
+        along = None
+        if guide is not None and direction is state.direction:
+            direction = guide.bend(state, metric)
+            along = guide.directions(metric)
+        guide = None
         with_hessian = not reuse or _wants_hessian(evaluation, direction, decrements, spare)
         if with_hessian:
             metric.release()  # the next one is as large
-        found = _search(objective, coef, evaluation, direction, with_hessian)
+        found = _search(objective, coef, evaluation, direction, with_hessian, along)
         if found is not None:
             trial, trial_evaluation, step = found
             if with_hessian:
@@ -282,16 +326,21 @@ def newton(
 
 
 def _search(
-    objective: Objective, coef: Floats, evaluation: Evaluation, direction: Floats, with_hessian: bool
+    objective: Objective,
+    coef: Floats,
+    evaluation: Evaluation,
+    direction: Floats,
+    with_hessian: bool,
+    along: Floats | None,
 ) -> tuple[Floats, Evaluation, float] | None:
     """The first of ever shorter steps along the direction that is accepted: where it leads, what is found
-    there, and its length; None where none is."""
+    there, and its length; None where none is. `along`: where the whole step is to look for tails."""
     slope = float(evaluation.gradient @ direction)
     step = 1.0
     while True:
         trial = coef + step * direction
         if with_hessian:
-            found = objective(trial)
+            found = objective(trial) if along is None or step < 1.0 else objective(trial, along=along)
         else:
             found = objective(trial, False).with_hessian_of(evaluation, trial - coef)
         if _accepts(evaluation, step * slope, found):
@@ -341,31 +390,57 @@ def inverse(hessian: Hessian) -> Floats:
     return factor.into_inverse()
 
 
-def _proved_ahead(
-    state: State, inverse_diagonal: Floats | None, tolerance: float, spare: float
-) -> State | None:
+def _proved_ahead(state: State, metric: Metric, tolerance: float, spare: float) -> State | None:
     """The state after one more full step, where it is proved to be within the tolerance without evaluating.
 
     With s = max_i |x_i d| the curvature of every row changes by a factor within exp(+-s), hence after the
     step d the decrement is at most exp(s/2) (exp(s) - 1 - s) / s lambda (Bach 2010, proposition 2), u at most
-    exp(s/2) u, and standard errors change by a factor within exp(+-s/2).
+    exp(s/2) u, and standard errors change by a factor within exp(+-s/2), or by less where tails are known.
     """
     # A step by the Hessian of another point leaves a share of the decrement behind, however short it is.
     if spare == 0.0 or state.evaluation.drift > 0.0:
         return None
     s = state.evaluation.box.reach(np.abs(state.direction))
-    if not _standard_error_change(s) <= spare:
+    if not s < SHORT:
         return None
     growth = math.exp(s / 2.0)
-    # (exp(s) - 1 - s) / s without cancellation: s / 2 + s**2 / 6 + ..., and s is below a millionth here.
+    # (exp(s) - 1 - s) / s without cancellation: s / 2 + s**2 / 6 + ...
     decrement = growth * (s / 2.0 + s * s / 3.0) * state.decrement
-    u = growth * _reach_of_rows(state.evaluation, inverse_diagonal)
-    distance = _distance(u, decrement)
+    u = _reach_of_rows(state.evaluation, metric.lengths_in(state.evaluation))
+    distance = _distance(growth * u, decrement)
     if not distance <= tolerance:
+        return None
+    change = _standard_error_change(s)
+    if change > spare and state.evaluation.tails is not None:
+        change = _change_by_tails(state.evaluation.tails, metric, state.decrement, s, u)
+    if not change <= spare:
         return None
     gained = replace(state.evaluation, loss=state.evaluation.loss - 0.5 * state.decrement**2)
     coef = state.coef + state.direction
     return State(coef, gained, decrement, distance, 1.0, np.zeros_like(coef), "converged")
+
+
+def _change_by_tails(tails: Tails, metric: Metric, decrement: float, s: float, u: float) -> float:
+    """Bound on the relative change of the standard errors of all combinations over the Newton step d.
+
+    With w = H^-1 a the variance of a combination a is v = a'w, and along the step H' = sum_i c_i' x_i x_i'
+    with |c_i'| <= c_i |x_i'd|, so by the inequality of Cauchy and Schwarz
+
+        |d log v| = |w'H'w| / v <= sqrt(sum c_i (x_i'd)^2) sqrt(sum c_i (x_i'w)^4) / v = lambda N(w)^2 / v
+
+    where N, the fourth root of such a sum, is a seminorm: N(sum_j b_j e_j) <= sum_j |b_j| N(e_j) takes it
+    from the directions e_j, along which it was summed, to w. Over the step c_i grows by exp(s) at most, v
+    shrinks by exp(-s) at most, and w moves by (exp(s) - 1) sqrt(v) at most in the metric of H, where N is at
+    most sqrt(u) times the length.
+    """
+    unit = metric.unit_solutions(tails.combinations)
+    try:
+        shares = np.linalg.solve(tails.directions.T, unit.T)
+    except np.linalg.LinAlgError:
+        return math.inf
+    roots = np.abs(shares).T @ tails.roots + math.sqrt(u) * math.expm1(s)
+    largest = float(roots.max(initial=0.0)) ** 2
+    return math.expm1(math.exp(2.0 * s) * decrement * largest / 2.0)
 
 
 def _believable(evaluation: Evaluation, direction: Floats, information: Floats) -> Floats:

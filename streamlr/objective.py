@@ -16,7 +16,7 @@ from streamlr.design.basis import Basis
 from streamlr.design.design import Design
 from streamlr.design.encoding import Tally
 from streamlr.linear_algebra import Blocked, Bordered, Hessian, diagonal, plus_diagonal, restricted
-from streamlr.newton import Box, Evaluation, Metric, State
+from streamlr.newton import Box, Evaluation, Metric, State, Tails
 from streamlr.passes.cache import BlockCache, Kept
 from streamlr.passes.cells import Keying, parts_of_cells
 from streamlr.passes.leaves import Task
@@ -38,6 +38,12 @@ LONGEST_NULL_STEP = 4.0
 # products by less than a hundred thousandth of the columns' lengths, and no column that it is used for has
 # less than a fiftieth of its information to itself.
 SINGLE_DRIFT = 0.01
+
+# Fourth powers are summed along combinations in single precision, in which a product of p columns is off by
+# this times p + 3 and the largest sum of |x_j| |combination_j|.
+SINGLE_ROUNDING = 2.0**-24
+# Trials of a row have a quarter of their weight as curvature at most.
+MOST_CURVATURE = 0.25
 
 # Share of a column's information that is added to it where only a rough decrement is wanted.
 MADE_UP = 1e-8
@@ -82,10 +88,13 @@ class Objective:
         self._row_runner, self._row_cache = runner, cache
         self._gathering = gathering
 
-    def __call__(self, coef: Floats, with_hessian: bool = True, *, single: bool = False) -> Evaluation:
+    def __call__(
+        self, coef: Floats, with_hessian: bool = True, *, single: bool = False, along: Floats | None = None
+    ) -> Evaluation:
         """Evaluate at `coef`, one number an active column; the Hessian is zero where it is not wanted.
 
-        `single`: the Hessian only steers, and single precision will do for it.
+        `single`: the Hessian only steers, and single precision will do for it. `along`: directions (active,
+        active) along which the evaluation is to tell of tails, of a design of dense columns.
         """
         gathering = self._gathering if self.first is None else None
         task = SumsTask(
@@ -98,11 +107,20 @@ class Objective:
             with_hessian,
             gathering.keying if gathering is not None else None,
             single,
+            None if along is None else np.array([self.expand(each) for each in along]),
         )
         sums: Sums = self._runner(task, Sums.merge)
         self._note(sums, gathering)
         evaluation = self._evaluation(sums, coef, with_hessian)
+        if along is not None:
+            evaluation = replace(evaluation, tails=self._tails(sums, along, evaluation.box))
         return replace(evaluation, drift=SINGLE_DRIFT) if single else evaluation
+
+    def _tails(self, sums: Sums, along: Floats, box: Box) -> Tails:
+        """What a pass has found along directions (active, active), with room for the rounding of it."""
+        off = np.array([box.reach(np.abs(each)) for each in along])
+        off *= SINGLE_ROUNDING * (along.shape[1] + 3) * (MOST_CURVATURE * sums.trials) ** 0.25
+        return Tails(along, sums.fourth**0.25 + off, self.map_to_raw())
 
     def best_of(self, starts: Sequence[Floats], *, single: bool = False) -> tuple[Floats, Evaluation]:
         """The better of one or two points (active,), and the evaluation there, in one pass.
@@ -159,7 +177,7 @@ class Objective:
 
     def ridge(self, sums: Sums) -> float:
         """Weight of half the sum of squared absorbed effects in the loss: lambda times all trials' weight."""
-        return self.design.absorb_l2 * (sums.successes + sums.failures)
+        return self.design.absorb_l2 * sums.trials
 
     def log_likelihood(self, state: State) -> float:
         """Log-likelihood at a state, binomial coefficients included and the ridge left out."""

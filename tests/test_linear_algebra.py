@@ -18,6 +18,7 @@ from streamlr.linear_algebra import (
     is_finite,
     pivoted_cholesky,
     plus_diagonal,
+    product,
     restricted,
     solve,
     solve_lower,
@@ -88,6 +89,8 @@ def test_diagonals_and_parts(p: int, m: int) -> None:
     added = plus_diagonal(matrix, values)
     assert isinstance(added, Bordered)
     np.testing.assert_array_equal(whole(added), plus_diagonal(dense, values))
+    np.testing.assert_allclose(product(matrix, values), dense @ values, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(product(dense, values), dense @ values)
     for places in (np.arange(p + m), np.arange(0, p + m, 2), np.arange(p), np.arange(p, p + m)):
         part = restricted(matrix, places)
         assert isinstance(part, Bordered)
@@ -203,6 +206,7 @@ def test_places_of_a_run_move_with_its_matrix() -> None:
     assert isinstance(more, Blocked)
     np.testing.assert_array_equal(more.matrix, matrix.matrix + np.diag(np.arange(11.0)))
     np.testing.assert_array_equal(diagonal(more), np.diagonal(more.matrix))
+    np.testing.assert_allclose(product(more, np.arange(11.0)), more.matrix @ np.arange(11.0), rtol=1e-12)
     assert is_finite(matrix)
     whole = matrix.matrix
     np.testing.assert_array_equal(apart(whole, matrix.run).matrix, whole)

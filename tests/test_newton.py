@@ -14,7 +14,17 @@ from scipy.linalg import eigh
 
 from streamlr.errors import StreamlrError
 from streamlr.linear_algebra import factorise
-from streamlr.newton import Box, Evaluation, Metric, State, certified_distance, inverse, newton
+from streamlr.newton import (
+    Box,
+    Evaluation,
+    Metric,
+    State,
+    Tails,
+    _change_by_tails,
+    certified_distance,
+    inverse,
+    newton,
+)
 
 
 def logistic(X: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], Evaluation]:
@@ -716,3 +726,127 @@ def test_quasi_separation_is_recognised_within_the_passes_of_a_fit() -> None:
         return count
 
     assert recognised(reuse=True) >= recognised(reuse=False)
+
+
+# Steps that a guide bends, and the last one taken unseen because tails are known
+
+
+def tails_of(X: np.ndarray, evaluation: Evaluation, curvature: np.ndarray, combinations: np.ndarray) -> Tails:
+    """What a pass tells, along directions that are off by a tenth."""
+    directions = np.linalg.solve(evaluation.hessian, combinations.T).T
+    directions *= np.random.default_rng(1).uniform(0.9, 1.1, directions.shape)
+    return Tails(directions, ((X @ directions.T) ** 4).T @ curvature, combinations)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize("length", [1e-5, 1e-3, 0.03])
+@pytest.mark.parametrize("seed", range(12))
+def test_tails_bound_the_change_of_standard_errors(seed: int, length: float, heavy: bool) -> None:
+    """Of any combinations, from points around the minimum to where Newton's step leads; where no row stands
+    out more closely than the reach of the largest."""
+    X, y = problem(seed, rows=3_000, columns=6)
+    rng = np.random.default_rng(seed)
+    if heavy:
+        X[:, 1:] **= 3
+    objective = logistic(X, y)
+    best = states(objective, np.zeros(6), tol=1e-12)[-1]
+    h = rng.normal(size=6)
+    coef = best.coef + h * length / math.sqrt(h @ best.evaluation.hessian @ h)
+    here = objective(coef)
+    metric = Metric(here.hessian)
+    direction, decrement = metric.solve(here.gradient)
+    combinations = np.linalg.qr(rng.normal(size=(6, 6)))[0] * rng.uniform(0.1, 10, (6, 1))
+    _, _, curvature = naive.losses(X @ coef, y, 1 - y)
+    tails = tails_of(X, here, curvature, combinations)
+    tails = replace(tails, roots=tails.roots**0.25)
+    s = here.box.reach(np.abs(direction))
+    u = math.sqrt(np.einsum("ij,jk,ik->i", X, np.linalg.inv(here.hessian), X).max())
+    bound = _change_by_tails(tails, metric, decrement, s, u)
+    before = np.einsum("ij,jk,ik->i", combinations, np.linalg.inv(here.hessian), combinations)
+    after_hessian = objective(coef + direction).hessian
+    after = np.einsum("ij,jk,ik->i", combinations, np.linalg.inv(after_hessian), combinations)
+    change = np.abs(np.sqrt(after / before) - 1).max()
+    assert change <= bound * (1 + 1e-6) + 1e-12
+    assert heavy or bound < math.expm1(s / 2)
+
+
+def test_the_bound_by_tails_is_sharp_where_rows_are_alike() -> None:
+    """With an intercept alone and rare events curvature changes by nearly all of itself, in every row."""
+    X, y = np.ones((50_000, 1)), (np.arange(50_000) % 1_000 == 0).astype(float)
+    objective = logistic(X, y)
+    here = objective(np.array([math.log(0.001) + 1e-3]))
+    metric = Metric(here.hessian)
+    direction, decrement = metric.solve(here.gradient)
+    _, _, curvature = naive.losses(np.full(50_000, math.log(0.001) + 1e-3), y, 1 - y)
+    directions = metric.unit_solutions(np.eye(1))
+    tails = Tails(directions, (((X @ directions.T) ** 4).T @ curvature) ** 0.25, np.eye(1))
+    s = abs(float(direction[0]))
+    bound = _change_by_tails(tails, metric, decrement, s, float(1 / np.sqrt(here.hessian[0, 0])))
+    after = objective(np.array([math.log(0.001) + 1e-3]) + direction)
+    change = abs(math.sqrt(float(here.hessian[0, 0] / after.hessian[0, 0])) - 1)
+    assert change <= bound <= 1.01 * change
+
+
+def test_directions_that_do_not_span_bound_nothing() -> None:
+    X, y = problem(1)
+    metric = Metric(logistic(X, y)(np.zeros(4)).hessian)
+    tails = Tails(np.ones((4, 4)), np.ones(4), np.eye(4))
+    assert _change_by_tails(tails, metric, 1e-9, 1e-9, 0.1) == math.inf
+
+
+class Guided:
+    """A guide that knows where to go, and an objective that counts and tells of tails when it is asked."""
+
+    def __init__(self, X: np.ndarray, y: np.ndarray, goal: np.ndarray) -> None:
+        self.X, self.y, self.goal = X, y, goal
+        self.loss = logistic(X, y)
+        self.asked: list[str] = []
+
+    def bend(self, state: State, metric: Metric) -> np.ndarray:
+        self.asked.append("bend")
+        return self.goal - state.coef
+
+    def directions(self, metric: Metric) -> np.ndarray:
+        return metric.unit_solutions(np.eye(self.X.shape[1]))
+
+    def __call__(
+        self, coef: np.ndarray, with_hessian: bool = True, along: np.ndarray | None = None
+    ) -> Evaluation:
+        self.asked.append("plain" if along is None else "tails")
+        found = self.loss(coef)
+        if along is None:
+            return found
+        _, _, curvature = naive.losses(self.X @ coef, self.y, 1 - self.y)
+        roots = (((self.X @ along.T) ** 4).T @ curvature) ** 0.25
+        return replace(found, tails=Tails(along, roots, np.eye(len(coef))))
+
+
+def test_a_guided_first_step_and_one_unseen_end_the_fit() -> None:
+    """The guide is asked once, tails at its step's end alone; what is told is as near as it says."""
+    X, y = problem(4, rows=20_000)
+    best = states(logistic(X, y), np.zeros(4), tol=1e-13)[-1]
+    goal = best.coef + 2e-4 * np.sqrt(np.diag(np.linalg.inv(best.evaluation.hessian)))
+    guided = Guided(X, y, goal)
+    path = list(newton(guided, best.coef * 0.9, tolerance=1e-7, spare=1e-5, guide=guided))
+    assert guided.asked == ["plain", "bend", "tails"]
+    assert [state.status for state in path] == ["running", "running", "converged"]
+    step = best.coef - path[-1].coef
+    assert math.sqrt(step @ best.evaluation.hessian @ step) <= path[-1].distance <= 1e-7
+    told, true = (np.sqrt(np.diag(np.linalg.inv(e.evaluation.hessian))) for e in (path[-1], best))
+    np.testing.assert_allclose(told, true, rtol=1e-5)
+    # By the reach of the largest row alone that is not proved, and the step has to be looked at.
+    alone = Guided(X, y, goal)
+    path = list(newton(alone, goal, tolerance=1e-7, spare=1e-5))
+    assert alone.asked == ["plain", "plain"]
+    assert path[-1].status == "converged"
+
+
+def test_a_guide_that_errs_costs_trials_and_no_answer() -> None:
+    """Far beyond the minimum: the trial is shortened, and whole steps of Newton follow."""
+    X, y = problem(4, rows=2_000)
+    best = states(logistic(X, y), np.zeros(4), tol=1e-13)[-1]
+    guided = Guided(X, y, 40.0 * best.coef)
+    path = list(itertools.islice(newton(guided, np.zeros(4), tolerance=1e-9, guide=guided), 60))
+    assert 0.0 < path[1].step < 1.0
+    assert path[-1].status == "converged"
+    np.testing.assert_allclose(path[-1].coef, best.coef, rtol=1e-8)

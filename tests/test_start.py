@@ -112,7 +112,7 @@ def test_data_in_few_parts_have_no_sample() -> None:
     [
         (100, 50_000, 10, 250_000),  # a twentieth
         (100, 10_000_000, 10, 10_000_000),  # 500,000, of which a part is more
-        (10_000, 100_000, 10, 500_000),
+        (10_000, 100_000, 41, 500_000),
         (100, 10_000, 41, 100_000),  # at least so many
         (1_000, 10_000, 7_000, 700_000),  # a hundred rows a coefficient
         (100, 10_000, 9_000, 200_000),  # and never more than a fifth
@@ -122,6 +122,36 @@ def test_the_size_of_a_sample(count: int, rows: int, columns: int, wanted: int) 
     sample = sample_of(pieces(count, rows), design_of(columns - 1), HALF)
     assert sample is not None
     assert rows_of(sample) == wanted
+    assert not sample.is_large
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "share", "wanted"),
+    [
+        (44, 29, 0.5, 6),  # of 11 million rows 1.5 million and a little more
+        (400, 29, 0.5, 9),  # of ten times as many half more
+        (44, 15, 0.5, 0),  # 165 million values are too few
+        (120, 15, 0.5, 5),
+        (44, 41, 0.5, 0),  # too many columns
+        (44, 29, 0.1, 0),  # of outcomes that are rare, more rows would be needed than is worth it
+        (120, 29, 0.1, 17),
+    ],
+)
+def test_the_size_of_a_large_sample(rows: int, columns: int, share: float, wanted: int) -> None:
+    """Parts of 250,000 rows; 0: none. It starts with what a sample is otherwise."""
+    sample = sample_of(pieces(rows, 250_000), design_of(columns - 1), profile_of(share, 1 - share))
+    assert sample is not None
+    assert sample.is_large == (wanted > 0)
+    if wanted:
+        assert [len(stage) for stage in sample.stages] == [2, wanted]
+        assert not set(numbers_of(sample.checks)) & set(numbers_of(sample.stages[0]))
+
+
+def test_factors_have_no_large_sample() -> None:
+    """Fourth powers are summed along dense columns alone."""
+    sample = sample_of(pieces(44, 250_000), design_of(28, [3]), HALF)
+    assert sample is not None
+    assert not sample.is_large
 
 
 @pytest.mark.parametrize("trials", [False, True])
@@ -445,8 +475,8 @@ def test_whatever_a_sample_says_the_fit_is_right(
     data, with_sample, without = both_fits(name, dear)
     assert with_sample.sample is not None
     assert without.sample is None
-    # Two parts are checked by gradients alone.
-    assert (with_sample.gradients > 2, without.gradients > 0) == (dear, dear)
+    # Of thirty parts; two are checked by gradients alone, and three bend the first step by some more.
+    assert (with_sample.gradients >= 30, without.gradients >= 30) == (dear, dear)
     used = np.isfinite(data["x1"])
     levels = np.unique(data["g"])
     X = np.column_stack(
@@ -577,3 +607,59 @@ def test_many_columns_reuse_a_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = streamlr.fit(data, "y ~ x + g", tol=1e-12)
     np.testing.assert_allclose(model.params, plain.params, rtol=0, atol=1e-8 * plain.bse.max())
     np.testing.assert_allclose(model.bse, plain.bse, rtol=2e-6)
+
+
+# A large sample, and the pass that it saves
+
+
+def fit_of_large_sample(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    """With parts of a thousand rows, a large sample of seven of them, and a fit that need not be so exact, as
+    of 30,000 rows one pass less is not to be had at 1e-8."""
+    make_samples_small(monkeypatch)
+    monkeypatch.setattr(start, "WORTH_A_LARGE_SAMPLE", 0)
+    monkeypatch.setattr(start, "LARGE_SAMPLE", 7_500 * 29 ** (2 / 3) / 5 ** (2 / 3))
+    monkeypatch.setattr(start, "TIMES_LARGER", 1)
+    monkeypatch.setattr(climbing, "WORTH_SPARING", 0)
+    monkeypatch.setattr(climbing, "SPARE_ERROR", 6e-5)
+    reads = Reads(monkeypatch)
+    model = streamlr.fit(path, target="y", exclude=["g"], tol=1e-6, **options)
+    return model, min(reads.of_part.values()) - 1  # the outcome was read before
+
+
+@pytest.fixture
+def numbers_file(tmp_path: Path) -> Path:
+    """Four numeric columns, and a factor to leave out."""
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table(homogeneous(np.random.default_rng(20240501))), path, row_group_size=1_000)
+    return path
+
+
+def test_a_large_sample_saves_a_pass(
+    numbers_file: Path, monkeypatch: pytest.MonkeyPatch, maximum_likelihood: Callable[..., Any]
+) -> None:
+    """Two passes, and what they tell is as near as they say."""
+    model, passes = fit_of_large_sample(numbers_file, monkeypatch)
+    assert model.converged
+    assert model.glance()["passes"] == passes == 2
+    data = homogeneous(np.random.default_rng(20240501))
+    exact = maximum_likelihood(np.column_stack([np.ones(N), *(data[f"x{j}"] for j in range(4))]), data["y"])
+    assert np.max(np.abs(model.params - exact.coef) / exact.std_error) <= 1e-6
+    np.testing.assert_allclose(model.bse, exact.std_error, rtol=6e-5)
+    assert model.llf == pytest.approx(exact.log_likelihood, rel=1e-10)
+
+
+def test_without_tails_the_pass_is_needed(numbers_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamlr.surrogate.Surrogate.directions", lambda *arguments: None)
+    model, passes = fit_of_large_sample(numbers_file, monkeypatch)
+    assert model.converged
+    assert passes == 3
+
+
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 3}, {"memory": "300MB"}])
+def test_a_large_sample_leads_to_the_same_bits(
+    options: dict[str, Any], numbers_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = fit_of_large_sample(numbers_file, monkeypatch, threads=2)
+    other, _ = fit_of_large_sample(numbers_file, monkeypatch, **options)
+    np.testing.assert_array_equal(one.params, other.params)
+    np.testing.assert_array_equal(one.bse, other.bse)

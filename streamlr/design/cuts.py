@@ -17,6 +17,7 @@ from streamlr.design.layout import Layout
 from streamlr.kernels.block import Scratch
 from streamlr.kernels.joint import NOT_JOINED
 from streamlr.kernels.sides import project_block
+from streamlr.kernels.tails import NOTHING_ALONG
 from streamlr.kernels.tile import Block, Conditioning
 
 Floats = NDArray[np.float64]
@@ -98,6 +99,7 @@ def scratch_of(layout: Layout) -> Scratch:
         exponent.view(np.int64),
         np.empty((0, 0), dtype=np.float32),
         NOT_JOINED,
+        NOTHING_ALONG,
     )
 
 

@@ -30,6 +30,7 @@ from streamlr.kernels.joint import (
     unfold_slopes,
 )
 from streamlr.kernels.logistic import probabilities, row_losses, total
+from streamlr.kernels.tails import Along, add_fourth_powers
 from streamlr.kernels.tile import (
     Conditioning,
     Floats,
@@ -68,6 +69,7 @@ class Totals(NamedTuple):
     pairs: Floats  # (all pair tables,)
     widths: NDArray[np.int64]  # (c,) slots of each factor
     pair_starts: NDArray[np.int64]  # (c, c) where the table of a pair begins
+    fourth: Floats  # (m,) of the combinations that are asked for
 
 
 class Scratch(NamedTuple):
@@ -79,6 +81,7 @@ class Scratch(NamedTuple):
     exponent_bits: NDArray[np.int64]  # the same memory
     single: NDArray[np.float32]  # (padded, t) for products in single precision, (0, 0) for double
     joining: Joining
+    along: Along  # combinations whose fourth powers are wanted
 
 
 @kernel
@@ -224,6 +227,8 @@ def add_block(
             else:
                 add_factor_gradient(tile, slope, rows, conditioning, first, count, totals.gradient)
             continue
+        if scratch.along.combinations.size:
+            add_fourth_powers(tile, curvature, count, dense, scratch.along, totals.fourth)
         add_weighted_tile(
             tile, slope, curvature, root, rows, conditioning, first, count, totals, scratch, joint
         )

@@ -145,7 +145,8 @@ class HeadsTask(DesignTask):
 
 @dataclass(frozen=True)
 class SumsTask(DesignTask):
-    """Loss, gradient and (where wanted) Hessian at `coef` (k,); with `single` in single precision."""
+    """Loss, gradient and (where wanted) Hessian at `coef` (k,); with `single` in single precision; with
+    `along` also fourth powers along these combinations (m, k) of dense columns."""
 
     coef: Floats
     null_coef: float
@@ -153,6 +154,7 @@ class SumsTask(DesignTask):
     with_hessian: bool = True
     keying: Keying | None = None
     single: bool = False
+    along: Floats | None = None
 
     @property
     def cells(self) -> int:
@@ -172,8 +174,9 @@ class SumsTask(DesignTask):
     def __call__(self, parts: Sequence[Any]) -> Sums:
         """The sums of one leaf."""
         layout = self.design.layout
-        sums = Sums(layout, self.first, self.with_hessian)
-        scratch = scratch_for(layout, self.single)
+        along = None if self.along is None else np.array([layout.to_slots(row) for row in self.along])
+        sums = Sums(layout, self.first, self.with_hessian, 0 if along is None else len(along))
+        scratch = scratch_for(layout, self.single, along)
         conditioning = self.basis.conditioning()
         coef = layout.to_slots(self.coef)
         for block in self.blocks(parts, sums.tally):
