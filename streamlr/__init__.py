@@ -13,6 +13,7 @@ The house, from the top:
     inference/      what is said of a fitted model: robust.py, profile_intervals.py, firth.py from the sums of
                     a fit; hypotheses.py, relevel.py, collinearity.py, comparison.py from saved models alone;
                     marginal_effects.py, diagnosis.py, screening.py with the rows of the fit
+    surrogate.py    a first step that a sample bends
     climbing.py     from the start to the maximum, or to a direction that separates rows
     aliasing.py     columns that are combinations of others
     separating.py   is there a finite maximum? the passes of a proof, and the fit beside separated rows
@@ -34,6 +35,7 @@ above a pass sees sums alone. Importing this package imports none of the above.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from streamlr.errors import ConvergenceWarning, SeparationError, StreamlrError
@@ -47,8 +49,13 @@ if TYPE_CHECKING:
     from streamlr.inference.screening import screen
     from streamlr.model import Model
 
-# Arrow's allocator reads this once, when pyarrow is imported. It would give freed pages back to the system
-# after ten milliseconds, and the next batch would fault them in again: a tenth of the time of a pass.
+# Arrow reads these once, when pyarrow is imported. On Linux it comes with two allocators; its default holds
+# on to some 30 MB more a thread (within 590 MB six of forty parts of the benchmark's flights were decoded on
+# every pass for want of them, and fits took up to a tenth longer). Elsewhere that one would give freed pages
+# back to the system after ten milliseconds, and the next batch would fault them in again: a tenth of the time
+# of a pass.
+if sys.platform == "linux":
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "10000")
 
 __version__ = "0.1.0"
