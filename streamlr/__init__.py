@@ -35,7 +35,6 @@ above a pass sees sums alone. Importing this package imports none of the above.
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from streamlr.errors import ConvergenceWarning, SeparationError, StreamlrError
@@ -49,13 +48,10 @@ if TYPE_CHECKING:
     from streamlr.inference.screening import screen
     from streamlr.model import Model
 
-# Arrow reads these once, when pyarrow is imported. On Linux it comes with two allocators; its default holds
-# on to some 30 MB more a thread (within 590 MB six of forty parts of the benchmark's flights were decoded on
-# every pass for want of them, and fits took up to a tenth longer). Elsewhere that one would give freed pages
-# back to the system after ten milliseconds, and the next batch would fault them in again: a tenth of the time
-# of a pass.
-if sys.platform == "linux":
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
+# Arrow's allocator reads this once, when pyarrow is imported. It would give freed pages back to the system
+# after ten milliseconds, and the next batch would fault them in again: a tenth of the time of a pass.
+# (Arrow's other allocator, jemalloc, took a twentieth less for eight columns, a tenth more for a thousand,
+# and 0.3 GB more than the memory that a fit was given.)
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "10000")
 
 __version__ = "0.1.0"

@@ -368,7 +368,9 @@ def _maximise(
         return session.cache
 
     guide = None
-    if few is not None and not objective.costs_nothing:
+    # Where Hessians are dear one of all rows is used for several steps, and where the first ends matters
+    # little.
+    if few is not None and not (objective.costs_nothing or design.layout.hessian_is_dear):
         few = few.with_basis(objective.basis, objective.reduced_extent)
         guide = Surrogate(few, objective, near=sample is not None and sample.is_large)
     climbed = climb(session, objective, coef, evaluation, separation, new_cache, tol, max_passes, guide)
