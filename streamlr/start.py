@@ -59,8 +59,9 @@ LARGE_COLUMNS = 29
 # That saves a pass, and costs the larger sample and the sums of fourth powers. It is worth it for so many
 # values, of a sample so many times, in at most so many columns: with 28 as quick where all rows are kept and
 # a sixth quicker where they are not, with 60 a twentieth to a fifth slower.
-WORTH_A_LARGE_SAMPLE = 300_000_000
+WORTH_A_LARGE_SAMPLE = 250_000_000
 TIMES_LARGER = 4
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 MOST_COLUMNS = 40
 # With fewer than this for every coefficient, an estimate is not to be relied on.
 FEWEST_EVENTS = 5
@@ -395,6 +396,15 @@ def _spread(parts: Sequence[Part], count: int) -> list[Part]:
     return [parts[i * len(parts) // count] for i in range(count)]
 
 
+def _scattered(parts: int, count: int) -> list[int]:
+    """Numbers of `count` parts, one from each of as many runs of equal length, by the golden ratio in them.
+
+    Every so many parts would be the same hours of other days where files repeat each other's order.
+    """
+    run = parts / count
+    return [int((i + i * GOLDEN % 1.0) * run) for i in range(count)]
+
+
 def sample_of(source: Source, design: Design, profile: ProfileSums) -> Sample | None:
     """A sample of large data; None of small data, and of data in too few parts to leave most of them out."""
     if design.absorbed is not None:
@@ -420,9 +430,12 @@ def sample_of(source: Source, design: Design, profile: ProfileSums) -> Sample | 
     many = _large_sample(rows, layout.dense, share)
     pays = rows * layout.dense >= WORTH_A_LARGE_SAMPLE and rows >= TIMES_LARGER * many
     if pays and layout.dense <= MOST_COLUMNS and not layout.levels:
-        large = _spread(parts, round(many * len(parts) / rows))
-        if count < len(large):
-            return Sample((chosen, large), checks, is_large=True)
+        more = round(many * len(parts) / rows)
+        if count < more:
+            places = _scattered(len(parts), more)
+            large = [parts[place] for place in places]
+            others = [part for place, part in enumerate(parts) if place not in set(places)]
+            return Sample((_spread(large, count), large), _spread(others, CHECKS + 1)[1:], is_large=True)
     return Sample((chosen,), checks)
 
 
