@@ -35,6 +35,22 @@ def test_an_offset_that_is_one_number_moves_the_intercept_only(offset: float) ->
     assert moved.llf == pytest.approx(plain.llf, rel=1e-9)
 
 
+@pytest.mark.parametrize("rows", [2, 30, 100])
+@pytest.mark.parametrize("size", [60.0, 1e4, -1e6])
+def test_a_few_rows_whose_offset_decides_them_do_not_lead_astray(size: float, rows: int) -> None:
+    """Their outcome is certain and they have it, so that they say nothing and the fit is that of the others.
+    Their offset draws the mean of all far from what most rows have."""
+    certain = np.arange(N) % (N // rows) == 1
+    small = RNG.normal(size=N) * 0.3
+    y = np.where(certain, size > 0, Y).astype(np.int8)
+    data = {"y": y, "x": X, "o": np.where(certain, size, small)}
+    with_them = streamlr.fit(data, target="y", offset="o")
+    without = streamlr.fit({name: column[~certain] for name, column in data.items()}, target="y", offset="o")
+    assert with_them.converged
+    np.testing.assert_allclose(with_them.params, without.params, rtol=1e-8)
+    np.testing.assert_allclose(with_them.bse, without.bse, rtol=1e-8)
+
+
 def test_an_offset_that_leaves_no_row_to_learn_from_is_named() -> None:
     with pytest.raises(streamlr.StreamlrError, match="offset 'o'"):
         fit(x=X, o=np.where(np.arange(N) % 2 == 0, 1e200, -1e200))

@@ -128,13 +128,13 @@ def test_the_size_of_a_sample(count: int, rows: int, columns: int, wanted: int) 
 @pytest.mark.parametrize(
     ("rows", "columns", "share", "wanted"),
     [
-        (44, 29, 0.5, 6),  # of 11 million rows 1.5 million and a little more
-        (400, 29, 0.5, 9),  # of ten times as many half more
+        (44, 29, 0.5, 7),  # of 11 million rows 1.75 million and a little more
+        (400, 29, 0.5, 10),  # of ten times as many half more
         (44, 15, 0.5, 0),  # 165 million values are too few
         (120, 15, 0.5, 5),
         (44, 41, 0.5, 0),  # too many columns
         (44, 29, 0.1, 0),  # of outcomes that are rare, more rows would be needed than is worth it
-        (120, 29, 0.1, 17),
+        (120, 29, 0.1, 20),
     ],
 )
 def test_the_size_of_a_large_sample(rows: int, columns: int, share: float, wanted: int) -> None:

@@ -36,6 +36,8 @@ from streamlr.design.values import missing_of
 # More outcomes than this are not listed; two are wanted.
 MAXIMUM_OUTCOMES = 1_000
 FEW_OUTCOMES = 4
+# Offsets of each part that are looked at one by one.
+OFFSET_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -192,12 +194,14 @@ class ProfileSums:
     successes: float = 0.0
     failures: float = 0.0
     offset_sum: float = 0.0
+    offset_heads: list[float] = field(default_factory=list)  # of the first rows of each part
 
     def add(self, batch: pa.RecordBatch, task: ProfileTask) -> None:
         """Count the rows of a batch."""
         spec, reader = task.spec, task.reader
         frame = reader.frame(batch)
         n = frame.rows
+        begins = self.rows_read == 0
         self.rows_read += n
         gaps: Gaps = {}
         target: pa.DictionaryArray | None = None
@@ -245,8 +249,11 @@ class ProfileSums:
         for name, column in values.items():
             self._add_range(name, column[keep])
         if spec.offset is not None:
+            offsets = values[spec.offset][keep]
             with np.errstate(over="ignore", invalid="ignore"):
-                self.offset_sum += float(values[spec.offset][keep].sum())
+                self.offset_sum += float(offsets.sum())
+            if begins:
+                self.offset_heads.extend(offsets[:OFFSET_ROWS].tolist())
         by_row = bool(task.factors)
         if target is None:
             amounts = self._count_trials(values, spec, keep, weight)
@@ -385,6 +392,7 @@ class ProfileSums:
         self.successes += other.successes
         self.failures += other.failures
         self.offset_sum += other.offset_sum
+        self.offset_heads += other.offset_heads
         for level, rows in other.outcomes.items():
             if level in self.outcomes or len(self.outcomes) < MAXIMUM_OUTCOMES:
                 self.outcomes[level] = self.outcomes.get(level, 0) + rows
