@@ -10,7 +10,7 @@ there, and r is how many times the weight of the sample all rows have. To second
 rows, beyond that the sample's (the surrogate likelihood of Jordan, Lee and Yang 2019, Communication-efficient
 distributed statistical inference, JASA 114, 668-681, who take from all rows the gradient alone). Where Newton
 leaves an error of about |d|^2 / sqrt(n), this leaves as much times the sampling error of third derivatives:
-of 11 million rows after one pass 0.00014 standard errors instead of 0.018, for a few milliseconds.
+from a sample of 2.25 of 11 million rows 0.00014 standard errors after a pass instead of 0.018, for 0.05 s.
 """
 
 from __future__ import annotations
