@@ -219,8 +219,8 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fits(large_file: Path) -> Callable[..., dict[str, Any]]:
-    """fits(threads, memory): what a fit in a process of its own found, and its peak resident size; `turn`: which
-    of several that are alike."""
+    """fits(threads, memory): what a fit in a process of its own found, and its peak resident size; `turn`:
+    which of several that are alike."""
     found: dict[tuple[int, str, int], dict[str, Any]] = {}
 
     def fit(threads: int, memory: str, turn: int = 0) -> dict[str, Any]:
