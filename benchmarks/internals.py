@@ -29,6 +29,7 @@ from streamlr.kernels.block import add_block
 from streamlr.kernels.gram import add_gram
 from streamlr.kernels.joint import NOT_JOINED
 from streamlr.kernels.logistic import row_losses
+from streamlr.kernels.tails import add_fourth_powers
 from streamlr.kernels.tile import Block, add_linear_predictor, fill_tile, start_eta
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.run import Workers
@@ -36,8 +37,9 @@ from streamlr.passes.session import Session
 from streamlr.passes.sums import Sums, scratch_for
 from streamlr.passes.tasks import SumsTask, blocks_of
 from streamlr.profiling import features_to_profile, profile_and_freeze
+from streamlr.sampling import parts_to_condition_on, sample_of
 from streamlr.sources.open import open_source
-from streamlr.start import conditioned_basis, null_model, parts_to_condition_on, sample_of, starts_of
+from streamlr.start import conditioned_basis, null_model, starts_of
 
 Floats = NDArray[np.float64]
 
@@ -184,6 +186,12 @@ def _gram(times, tile, count, dense, gram):
 
 
 @numba.njit(nogil=True)
+def _fourth_powers(times, tile, curvature, count, dense, along, fourth):
+    for _ in range(times):
+        add_fourth_powers(tile, curvature, count, dense, along, fourth)
+
+
+@numba.njit(nogil=True)
 def _fill(times, rows, conditioning, count, tile, scratch):
     for _ in range(times):
         fill_tile(rows, conditioning, 0, count, tile, scratch)
@@ -230,6 +238,13 @@ def gram(tile: Tile, times: int) -> None:
     memory = scratch_for(columns).tile
     memory[: tile.dense] = tile.scratch.tile[: tile.dense]
     _gram(times, memory, tile.count, tile.dense, Sums(columns, False).totals.gram)
+
+
+def fourth_powers(tile: Tile, times: int) -> None:
+    """Fourth powers along as many combinations as there are dense columns, with curvatures of one"""
+    along = scratch_for(tile.fit.design.layout, along=np.eye(tile.dense)).along
+    fourth = np.zeros(len(along.combinations))
+    _fourth_powers(times, tile.scratch.tile, np.ones(tile.count), tile.count, tile.dense, along, fourth)
 
 
 def fill(tile: Tile, times: int) -> None:

@@ -34,6 +34,7 @@ KERNELS: dict[str, Callable[[internals.Tile, int], None]] = {
     "add_linear_predictor": internals.predict,
     "row_losses": internals.link,
     "add_gram": internals.gram,
+    "add_fourth_powers": internals.fourth_powers,
     "add_block": internals.whole_block,
 }
 

@@ -13,7 +13,7 @@ The house, from the top:
     inference/      what is said of a fitted model: robust.py, profile_intervals.py, firth.py from the sums of
                     a fit; hypotheses.py, relevel.py, collinearity.py, comparison.py from saved models alone;
                     marginal_effects.py, diagnosis.py, screening.py with the rows of the fit
-    surrogate.py    a first step that a sample bends
+    start.py        where Newton starts; sampling.py: from which rows; surrogate.py: a first step bent by them
     climbing.py     from the start to the maximum, or to a direction that separates rows
     aliasing.py     columns that are combinations of others
     separating.py   is there a finite maximum? the passes of a proof, and the fit beside separated rows

@@ -29,8 +29,8 @@ from streamlr.design.spec import Spec, resolve_spec
 from streamlr.design.where import Where
 from streamlr.passes.memory import available_cores, available_memory, resident_bytes
 from streamlr.profiling import leave_out_by_metadata, no_rows, reader_of, skipping
+from streamlr.sampling import WORTH_A_SAMPLE
 from streamlr.sources.base import Source
-from streamlr.start import WORTH_A_SAMPLE
 
 # A fit from the null model takes five or six passes, one of large data, from a sample, three or four.
 PASSES = 6

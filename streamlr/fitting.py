@@ -48,6 +48,7 @@ from streamlr.profiling import (
     reader_of,
     skipping,
 )
+from streamlr.sampling import parts_to_condition_on, sample_of
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
 from streamlr.start import (
@@ -56,8 +57,6 @@ from streamlr.start import (
     conditioned_basis,
     null_model,
     null_start,
-    parts_to_condition_on,
-    sample_of,
     starts_of,
 )
 from streamlr.surrogate import Surrogate

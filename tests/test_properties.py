@@ -30,7 +30,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import streamlr
-from streamlr import climbing, fitting, start
+from streamlr import climbing, fitting, sampling
 from streamlr.design import layout
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.tasks import SumsTask
@@ -267,17 +267,17 @@ class Wide:
         return np.column_stack([np.ones(len(self.y)), *self.numbers, *levels])
 
 
-@pytest.mark.parametrize("sampling", [False, True], ids=["null", "sample"])
+@pytest.mark.parametrize("sampled", [False, True], ids=["null", "sample"])
 @pytest.mark.parametrize("seed", range(3))
 def test_neither_threads_nor_memory_nor_cache_change_a_bit_of_a_wide_fit(
-    seed: int, sampling: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, sampled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a Hessian that is reused, in twenty parts, from a sample of four of them or the null model."""
     monkeypatch.setattr(layout, "DEAR", 8)
     monkeypatch.setattr(parquet, "PART_ROWS", 400)
-    if sampling:
-        monkeypatch.setattr(start, "WORTH_A_SAMPLE", 0)
-        monkeypatch.setattr(start, "SAMPLE_ROWS", (1_600, 1_600))
+    if sampled:
+        monkeypatch.setattr(sampling, "WORTH_A_SAMPLE", 0)
+        monkeypatch.setattr(sampling, "SAMPLE_ROWS", (1_600, 1_600))
     wide = Wide.drawn(seed, 8_000, 9)
     path = wide.write(tmp_path / "wide.parquet", 400)
     gradients: list[int] = []
@@ -300,7 +300,7 @@ def test_neither_threads_nor_memory_nor_cache_change_a_bit_of_a_wide_fit(
     alone = streamlr.fit(path, target="y", threads=1, memory="2GB")
     assert alone.converged
     assert sum(gradients) >= 20  # a whole pass without a Hessian at least
-    assert [sample and len(sample.stages[-1]) for sample in taken] == [4 if sampling else None]
+    assert [sample and len(sample.stages[-1]) for sample in taken] == [4 if sampled else None]
     begin = BlockCache.begin
     for threads, memory, cached in [
         (1, "2GB", False),

@@ -36,7 +36,7 @@ from streamlr.design.values import missing_of
 # More outcomes than this are not listed; two are wanted.
 MAXIMUM_OUTCOMES = 1_000
 FEW_OUTCOMES = 4
-# Offsets of each part that are looked at one by one.
+# Offsets of each leaf that are looked at one by one.
 OFFSET_ROWS = 64
 
 
@@ -194,7 +194,7 @@ class ProfileSums:
     successes: float = 0.0
     failures: float = 0.0
     offset_sum: float = 0.0
-    offset_heads: list[float] = field(default_factory=list)  # of the first rows of each part
+    offset_heads: list[float] = field(default_factory=list)  # of the first rows of each leaf
 
     def add(self, batch: pa.RecordBatch, task: ProfileTask) -> None:
         """Count the rows of a batch."""
