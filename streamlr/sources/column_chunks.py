@@ -1,9 +1,10 @@
 """Column chunks of Parquet files that kernels read: numbers without nulls, and codes of texts.
 
-Arrow spends 3 to 14 ns on a value of such a column, most of it on dictionaries that hold nearly every value and
-on compression; `streamlr.kernels.pages` takes a third of that. Whatever its kernels do not know (nulls, nested
-and delta-coded columns, checksums, other compressions, anything damaged) is left to Arrow, column by column, so
-that a file means here what it means there, and damage is reported in Arrow's words.
+Arrow spends 3 to 14 ns on a value of such a column, most of it on dictionaries that hold nearly every value
+and on compression; the kernels of `streamlr.kernels.pages` take half of that, a third for codes. Whatever
+they do not know (nulls, nested and delta-coded columns, checksums, other compressions, anything damaged) is
+left to Arrow, column by column, so that a file means here what it means there, and damage is told of in
+Arrow's words.
 """
 
 from __future__ import annotations
@@ -21,21 +22,26 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from streamlr.kernels.pages import (
+    CODES,
     DICTIONARY_PAGE,
+    EIGHT_BYTES,
     FIELDS,
+    FOUR_BYTES,
     KIND,
     SIZE,
     STRIP,
     VALUES,
+    Bytes,
+    Sink,
     fill_column,
     split_texts,
     walk_pages,
 )
 
-Bytes = NDArray[np.uint8]
-
 CODE = np.uint32
-CODES = pa.dictionary(pa.int32(), pa.string())
+CODED = pa.dictionary(pa.int32(), pa.string())
+NO_FOURS = np.empty(0, np.uint32)
+NO_EIGHTS = np.empty(0, np.uint64)
 # The types in which numbers lie in memory first, by how they are stored and what Arrow makes of them.
 STORED_AS: dict[tuple[str, str], type[Any]] = {
     ("FLOAT", "float"): np.uint32,
@@ -59,8 +65,8 @@ LEAST_PAGE = 64
 class StoredColumn:
     """A column of a file that kernels know.
 
-    `place`: of its chunk in a row group. `type`: of the arrays that it becomes. `stored`: uint32 or uint64, as
-    its values or codes are in memory first. `optional`: whether its schema allows for nulls.
+    `place`: of its chunk in a row group. `type`: of the arrays that it becomes. `stored`: uint32 or uint64,
+    as its values or codes are in memory first. `optional`: whether its schema allows for nulls.
     """
 
     place: int
@@ -71,7 +77,7 @@ class StoredColumn:
     @property
     def coded(self) -> bool:
         """Whether it is texts, which are read as codes."""
-        return bool(self.type == CODES)
+        return self.type is CODED
 
 
 class Chunk(NamedTuple):
@@ -91,8 +97,8 @@ def stored_columns(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, St
         if column.max_repetition_level > 0 or column.max_definition_level > 1 or column.path != column.name:
             continue
         kind = schema.field(column.name).type
-        if column.physical_type == "BYTE_ARRAY" and kind in (pa.string(), CODES):
-            kind, stored = CODES, CODE
+        if column.physical_type == "BYTE_ARRAY" and kind in (pa.string(), CODED):
+            kind, stored = CODED, CODE
         elif (column.physical_type, str(kind)) in STORED_AS:
             stored = STORED_AS[column.physical_type, str(kind)]
         else:
@@ -174,7 +180,7 @@ class ChunkReader:
         )
 
     def _fill(self, chunk: Chunk, column: StoredColumn, out: NDArray[Any]) -> tuple[int, int] | None:
-        """Values or codes of a chunk into `out` (rows,); how many its dictionary has, and in how many bytes."""
+        """Values or codes of a chunk into `out` (rows,); how many its dictionary has, in how many bytes."""
         data = self._read(chunk)
         if data is None:
             return None
@@ -196,12 +202,9 @@ class ChunkReader:
             total,
             chunk.snappy,
             column.optional,
-            column.coded,
             self._scratch,
             self._dictionary,
-            self._dictionary.view(column.stored),
-            out,
-            out.view(np.uint8),
+            _sink(column, out, self._dictionary),
             self._strip,
         )
         return (count, size) if found else None
@@ -214,15 +217,23 @@ class ChunkReader:
         data = self._chunk[: chunk.size]
         read = 0
         while read < chunk.size:
-            more = os.preadv(self._file, [data[read:]], chunk.begin + read)
+            more = os.preadv(self._file, [data[read:].data], chunk.begin + read)
             if more == 0:
                 return None
             read += more
         return data
 
 
+def _sink(column: StoredColumn, out: NDArray[Any], dictionary: Bytes) -> Sink:
+    memory = out.view(np.uint8)
+    if column.stored is np.uint64:
+        return Sink(EIGHT_BYTES, memory, NO_FOURS, out, NO_FOURS, dictionary.view(np.uint64))
+    become = CODES if column.coded else FOUR_BYTES
+    return Sink(become, memory, out, NO_EIGHTS, dictionary.view(np.uint32), NO_EIGHTS)
+
+
 def _allocated(size: int) -> Bytes:
-    """Memory from Arrow's pool, which keeps what is given back: fresh pages cost more than reading into them."""
+    """Memory from Arrow's pool, which keeps what is given back: fresh pages cost more than filling them."""
     return np.frombuffer(pa.allocate_buffer(size), np.uint8)
 
 

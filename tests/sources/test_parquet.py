@@ -29,6 +29,7 @@ import streamlr
 from streamlr.design.where import parse_where
 from streamlr.errors import StreamlrError
 from streamlr.events import Progress
+from streamlr.sources import parquet
 from streamlr.sources.base import ColumnStatistics
 from streamlr.sources.open import open_source
 
@@ -45,6 +46,12 @@ class Truth:
     whole = rng.integers(0, 10, N)
     g = rng.choice(["a", "b", "c"], N)
     y = (rng.random(N) < 1 / (1 + np.exp(-(0.4 * x - 0.9 + 0.6 * (g == "b"))))).astype(np.int8)
+
+
+@pytest.fixture(autouse=True)
+def read_by_kernels_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As files of more rows are; test_column_chunks.py compares kernels with Arrow."""
+    monkeypatch.setattr(parquet, "KERNEL_ROWS", 1)
 
 
 def fit(data: Any, features: list[str] | None = None, **options: Any) -> streamlr.Model:
