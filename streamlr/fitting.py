@@ -23,6 +23,7 @@ from streamlr.design.absorbing import absorbing
 from streamlr.design.freeze import SeparationPolicy
 from streamlr.design.layout import Layout
 from streamlr.design.learning import LearningTask
+from streamlr.design.levels import load_counters
 from streamlr.design.spec import Spec, WeightType, resolve_spec
 from streamlr.errors import ConvergenceWarning, StreamlrError
 from streamlr.events import Listener, silent
@@ -51,6 +52,7 @@ from streamlr.profiling import (
 from streamlr.sampling import parts_to_condition_on, sample_of
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
+from streamlr.sources.parquet import ParquetSource
 from streamlr.start import (
     Starts,
     begin,
@@ -224,7 +226,7 @@ def fit(
         source = skipping(source, spec.where)
     # BLAS on one thread: its sums must not depend on the machine's load.
     if (source.rows or 0) >= WORTH_A_THREAD:
-        threading.Thread(target=load_kernels, args=[SMALLEST_LAYOUT], daemon=True).start()
+        threading.Thread(target=_load_kernels, args=[source], daemon=True).start()
     with ExitStack() as held:
         held.enter_context(threadpool_limits(1))
         held.enter_context(threads_of_algebra(threads or available_cores()))
@@ -259,6 +261,15 @@ def fit(
             stacklevel=2,
         )
     return model
+
+
+def _load_kernels(source: Source) -> None:
+    """Load what a fit needs in the order in which it is needed: kernels are loaded one at a time, and the
+    largest takes 0.1 s, in which others can read and count with those that are there."""
+    if isinstance(source, ParquetSource):
+        source.load_readers()
+    load_counters()
+    load_kernels(SMALLEST_LAYOUT)
 
 
 def advice_on_passes(passes: int, max_passes: int) -> str:

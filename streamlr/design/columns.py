@@ -29,6 +29,9 @@ WIDENED = {
     "float16": "float32",
 }
 
+# Outcomes within so small a range are coded by their distance from the least.
+FEW_VALUES = 4
+
 Level = str | bool | int | float
 
 
@@ -183,6 +186,21 @@ def coded(array: pa.Array) -> pa.DictionaryArray:
     if pa.types.is_string_view(kind):  # Arrow cannot hash these yet
         array = array.cast(pa.string())
     return call_function("dictionary_encode", [array])
+
+
+def coded_outcomes(array: pa.Array) -> pa.DictionaryArray:
+    """A target as dictionary codes, where it is small integers without hashing them: 1 instead of 6 ns a row.
+
+    Entries ascend then, and some may stand for no row.
+    """
+    if pa.types.is_integer(array.type) and len(array) and not array.null_count:
+        values = plain(array)
+        low, high = int(values.min()), int(values.max())
+        if high - low < FEW_VALUES:
+            codes = (values - values.dtype.type(low)).astype(np.int32)
+            entries = np.arange(low, high + 1).astype(values.dtype)
+            return pa.DictionaryArray.from_arrays(arrow_of(codes), arrow_of(entries), safe=False)
+    return coded(array)
 
 
 def level_of(value: Any) -> Level | None:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streamlr.design.columns import Level, coded, entries_of, has_nan, level_of, numbers
+from streamlr.design.columns import Level, coded, coded_outcomes, entries_of, has_nan, level_of, numbers
 from streamlr.design.features import Feature, Gaps, Reader, text_columns
 from streamlr.design.keys import keys_of
 from streamlr.design.levels import (
@@ -207,7 +207,7 @@ class ProfileSums:
         target: pa.DictionaryArray | None = None
         roles = {name: numbers(frame.raw(name), name) for name in _number_roles(spec)}
         if spec.trials is None:
-            target = coded(frame.raw(spec.target))
+            target = coded_outcomes(frame.raw(spec.target))
             if (missing := missing_of(target)) is not None:
                 gaps[spec.target] = missing
         gaps.update({name: np.isnan(x) for name, x in roles.items() if name != spec.weights and has_gaps(x)})

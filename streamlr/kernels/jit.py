@@ -11,8 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numba.experimental.function_type
+import numba.experimental.jitclass.boxing  # noqa: F401
 from llvmlite import binding
 from numba import config, njit, types
+from numba.core import entrypoints
 from numba.core.caching import FunctionCache
 from numba.core.runtime import _nrt_python, rtsys
 from numba.extending import intrinsic
@@ -26,6 +29,11 @@ EXACT = frozenset({"contract"})
 # For sums that are meant to be reordered into vector lanes. No `nnan`, no `ninf`: an infinity in the data
 # must reach the ranges, where it is reported.
 REORDERED = frozenset({"reassoc", "contract", "nsz", "arcp"})
+# Whatever tells Numba of further types is loaded here, by one thread: the two modules above and what other
+# packages have registered. Numba loads them while it compiles, and a thread that asks for the type of an
+# argument meanwhile can fail ("dictionary changed size during iteration", one fit in fifty with `sparse`).
+entrypoints.init_all()
+
 # What a compiled kernel calls of Numba's run-time library: to take arrays, and to let go of them.
 RUNTIME = ("NRT_adapt_ndarray_from_python", "NRT_MemInfo_call_dtor")
 _told_about_cache = False

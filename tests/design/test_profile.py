@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import streamlr
+from streamlr.design.columns import coded_outcomes
 from streamlr.errors import StreamlrError
 
 N = 240
@@ -323,3 +324,18 @@ def test_parts_that_meet_the_outcomes_in_another_order(order: str, tmp_path: Any
     for name, count in (("down", 5), ("up", 5)):
         assert (g == name).sum() == count
     assert model.separation["rows_separated"] == 10
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64"])
+def test_outcomes_of_a_small_range_are_coded_without_hashing(kind: str) -> None:
+    top = np.iinfo(kind).max
+    for values in ([top, top - 3, top], [0, 1, 1], [5], [0, top], []):
+        array = pa.array(np.array(values, dtype=kind))
+        assert coded_outcomes(array).to_pylist() == values
+        assert coded_outcomes(array[1:]).to_pylist() == values[1:]
+    assert len(coded_outcomes(pa.array(np.array([1, 3], dtype=kind))).dictionary) == 3  # 2 is no row's
+
+
+def test_other_outcomes_are_coded_by_what_they_are() -> None:
+    for values in ([1, None, 2], [0.0, 1.0], ["a", "b"], [True, False]):
+        assert coded_outcomes(pa.array(values)).to_pylist() == values

@@ -74,3 +74,12 @@ def test_where_the_names_of_the_run_time_library_are_unknown_numba_sets_it_up(tm
         "jit._nrt_python = SimpleNamespace(c_helpers={})"
     )
     assert calls(tmp_path, before=unknown) == ["20.0", "1", "False", "True"]
+
+
+def test_types_are_not_registered_while_kernels_are_compiled_or_loaded(tmp_path: Path) -> None:
+    """Threads that ask for types of arguments meanwhile would see a registry that changes."""
+    before = "from streamlr.kernels import jit\nfrom numba.core.typing.typeof import typeof_impl\n"
+    before += "known = len(typeof_impl.registry)"
+    after = "print(len(typeof_impl.registry) - known)"
+    for _ in range(2):
+        assert calls(tmp_path, before=before, after=after)[-1] == "0"
