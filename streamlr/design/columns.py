@@ -195,10 +195,10 @@ def coded_outcomes(array: pa.Array) -> pa.DictionaryArray:
     """
     if pa.types.is_integer(array.type) and len(array) and not array.null_count:
         values = plain(array)
-        low, high = int(values.min()), int(values.max())
-        if high - low < FEW_VALUES:
-            codes = (values - values.dtype.type(low)).astype(np.int32)
-            entries = np.arange(low, high + 1).astype(values.dtype)
+        low, high = values.min(), values.max()
+        if int(high) - int(low) < FEW_VALUES:
+            codes = (values - low).astype(np.int32)
+            entries = low + np.arange(int(high) - int(low) + 1, dtype=values.dtype)
             return pa.DictionaryArray.from_arrays(arrow_of(codes), arrow_of(entries), safe=False)
     return coded(array)
 
