@@ -3,15 +3,15 @@
 What does not fit is decoded again on the next pass. A part is kept whole or not at all and stays once it is
 in, since a scan that evicts never hits. Encoded blocks are the same whether kept or not, so the answer is.
 
-Blocks are copied into large pieces of memory, which NumPy asks the system to back with huge pages. Holding
-on to what the decoder allocated is no quicker (1.97 against 1.93 CPU seconds of a first pass over 1.2 GB) and
-leaves gaps: the process was 0.2 GB larger with 28 columns, 0.8 GB with 300.
+Blocks lie in large pieces of memory, which NumPy asks the system to back with huge pages. A source that can
+reads columns right there (`Keeping.room`); all else is copied. Holding on to what a decoder has allocated
+would leave gaps: the process was 0.2 GB larger with 28 columns, 0.8 GB with 300.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from streamlr.design.encoding import Tally
 from streamlr.kernels.tile import Block
 from streamlr.passes.memory import resident_bytes
-from streamlr.passes.packing import Packed, Packing, aligned
+from streamlr.passes.packing import Packed, Packing, aligned, whole_lines
 from streamlr.passes.spool import Spool, Spooled
 
 PIECE = 1 << 26
@@ -56,6 +56,7 @@ class BlockCache:
         self._kept: dict[Hashable, Kept] = {}
         self._complete: set[Hashable] = set()
         self._piece: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
+        self._unused: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
 
     def get(self, part: Any) -> Kept | None:
@@ -81,6 +82,9 @@ class BlockCache:
         has to leave.
         """
         with self._lock:
+            for place, memory in enumerate(self._unused):
+                if memory.size == size:
+                    return self._unused.pop(place)
             if size > self._free or resident_bytes() + size > self._ceiling:
                 self._free = 0
                 return None
@@ -90,10 +94,16 @@ class BlockCache:
             memory, self._piece = self._piece[:size], self._piece[size:]
             return memory
 
+    def give_back(self, memory: NDArray[np.uint8]) -> None:
+        """Have memory that was taken for another who wants as much."""
+        with self._lock:
+            self._unused.append(memory)
+
     def clear(self) -> None:
         """Forget every block and keep no more: memory is wanted for something else."""
         with self._lock:
             self._kept.clear()
+            self._unused.clear()
             self._free = 0
             self._piece = np.empty(0, dtype=np.uint8)
 
@@ -109,27 +119,53 @@ class Keeping:
         self._cache = cache
         self._part = part
         self._blocks: list[Block | Packed | Spooled] | None = []
+        self._room: NDArray[np.uint8] | None = None
+        self._room_used = False
+
+    def room(self, sizes: Mapping[str, int]) -> dict[str, NDArray[np.uint8]]:
+        """Memory of the cache for columns of so many bytes, to read them into; none where it has no room.
+
+        Columns of blocks that are added need no copy where they lie in it.
+        """
+        lines = {name: whole_lines(size) for name, size in sizes.items()}
+        self._room = self._cache.take(sum(lines.values())) if lines else None
+        if self._room is None:
+            return {}
+        ends = np.cumsum(list(lines.values())).tolist()
+        return {
+            name: self._room[end - lines[name] :][: sizes[name]]
+            for name, end in zip(lines, ends, strict=True)
+        }
 
     def add(self, block: Block) -> Block:
-        """A copy of the block in the cache, or the block itself where memory has no room for it."""
+        """The block in the cache, or the block itself where memory has no room for it."""
         if self._blocks is None:
             return block
-        packing = Packing.of(block)
+        there = {place: column for place, column in enumerate(block.numeric) if self._is_there(column)}
+        packing = Packing.of(block, there)
         memory = self._cache.take(packing.size)
         if memory is not None:
             packing.pack(block, memory)
-            block = packing.view(memory, block.ranges)
-            self._blocks.append(Packed(packing, memory, block.ranges) if packing.is_narrow else block)
+            self._room_used = self._room_used or bool(there)
+            block = packing.view(memory, block.ranges, there)
+            kept = Packed(packing, memory, block.ranges, there) if packing.is_narrow else block
+            self._blocks.append(kept)
         elif self._cache.spool is not None:
             self._blocks.append(self._cache.spool.write(block))
         else:
             self._blocks = None
         return block
 
+    def _is_there(self, column: NDArray[Any]) -> bool:
+        return self._room is not None and column.size > 0 and np.may_share_memory(column, self._room)
+
     def finish(self, tally: Tally) -> None:
         """Keep the part, where all of it found room."""
-        if self._blocks is not None:
-            self._cache.store(self._part, Kept(self._blocks, tally))
+        if self._blocks is None:
+            return
+        self._cache.store(self._part, Kept(self._blocks, tally))
+        if self._room is not None and not self._room_used:
+            self._cache.give_back(self._room)  # every row was copied, as those are of which some are left out
 
 
 def _key(part: Any) -> Hashable:

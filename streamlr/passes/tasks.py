@@ -5,7 +5,7 @@ Each task is a frozen record that travels to a worker, works on one leaf and ret
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from streamlr.design.encoding import Encoder, Tally
 from streamlr.errors import StreamlrError
 from streamlr.kernels.block import Scratch, probe_block
 from streamlr.kernels.tile import Block
-from streamlr.passes.cache import BlockCache
+from streamlr.passes.cache import BlockCache, Keeping
 from streamlr.passes.cells import Keying
 from streamlr.passes.sums import Sums, scratch_for
 
@@ -50,7 +50,10 @@ def blocks_of(
     keeping = cache.begin(part) if cache is not None and keep else None
     complete = cache is not None and cache.is_complete(part)
     encoder = Encoder(design, ranges=ranges or keeping is not None, complete=complete)
-    for batch in part.read(design.columns, design.coded_columns, design.batch_rows):
+    room = {}
+    if keeping is not None and getattr(part, "takes_room", False):
+        room["room"] = _room_for(keeping, design)
+    for batch in part.read(design.columns, design.coded_columns, design.batch_rows, **room):
         block = encoder.encode(batch, own)
         del batch
         if keeping is not None:
@@ -62,6 +65,12 @@ def blocks_of(
         cache.note_complete(part)
     if keeping is not None:
         keeping.finish(own)
+
+
+def _room_for(keeping: Keeping, design: Design) -> Callable[[Mapping[str, int]], Mapping[str, Any]]:
+    """Room for those columns that blocks have as they are read."""
+    names = {number.column for number in design.numbers}
+    return lambda sizes: keeping.room({name: size for name, size in sizes.items() if name in names})
 
 
 def check_finite(eta: Floats) -> None:

@@ -39,6 +39,8 @@ class Part(Protocol):
     A part that holds more than a batch in memory while it is read tells so by
     `held_rows(columns, batch_rows)`. A part with an attribute `giant` that is true holds so many rows that it
     is worked on in ranges; its `read` takes `parallel=True` as well, which lets it decode on several threads.
+    Where an attribute `takes_room` is true, `read` also takes `room`: called with how many bytes columns of
+    numbers take, it returns memory by their names, and those it has memory for are read into that.
     """
 
     @property

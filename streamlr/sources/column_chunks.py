@@ -79,6 +79,16 @@ class StoredColumn:
         """Whether it is texts, which are read as codes."""
         return self.type is CODED
 
+    @property
+    def width(self) -> int:
+        """Bytes that a value takes as it is stored."""
+        return np.dtype(self.stored).itemsize
+
+    @property
+    def narrows(self) -> bool:
+        """Whether values become others of fewer bytes, or of a type that kernels of a fit do not know."""
+        return str(self.type) not in ("float", "double", "int32", "int64")
+
 
 class Chunk(NamedTuple):
     """Where the values of a column in one row group lie in the file, and how many there are."""
@@ -145,20 +155,25 @@ class ChunkReader:
     ) -> None:
         os.close(self._file)
 
-    def read(self, column: StoredColumn, chunks: Sequence[Chunk]) -> list[pa.Array] | None:
-        """All values as one array, or the codes of each chunk as one; None: Arrow must read them."""
+    def read(
+        self, column: StoredColumn, chunks: Sequence[Chunk], memory: Bytes | None = None
+    ) -> list[pa.Array] | None:
+        """All values as one array, or the codes of each chunk as one; None: Arrow must read them.
+
+        `memory` (rows * width,): where the values of a column that does not narrow shall lie.
+        """
         if column.coded:
             arrays = [self._coded(chunk, column) for chunk in chunks]
             return None if any(array is None for array in arrays) else arrays
         rows = sum(chunk.rows for chunk in chunks)
-        memory = pa.allocate_buffer(rows * np.dtype(column.stored).itemsize)
-        values = np.frombuffer(memory, column.stored)
+        buffer = pa.allocate_buffer(rows * column.width) if memory is None else pa.py_buffer(memory)
+        values = np.frombuffer(buffer, column.stored)
         first = 0
         for chunk in chunks:
             if self._fill(chunk, column, values[first : first + chunk.rows]) is None:
                 return None
             first += chunk.rows
-        return [pa.Array.from_buffers(column.type, rows, [None, _narrowed(memory, values, column.type)])]
+        return [pa.Array.from_buffers(column.type, rows, [None, _narrowed(buffer, values, column.type)])]
 
     def _coded(self, chunk: Chunk, column: StoredColumn) -> pa.DictionaryArray | None:
         """The codes of a chunk and the texts that they stand for."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,9 @@ KERNEL_ROWS = 1 << 14
 # Row groups above the usual million of rows are worked on in ranges.
 GIANT_ROWS = 1 << 20
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+Room = Callable[[Mapping[str, int]], Mapping[str, NDArray[np.uint8]]]
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,22 @@ class ParquetPart:
         """Whether it is one row group too large to be left to one thread."""
         return self.rows > GIANT_ROWS
 
+    @property
+    def takes_room(self) -> bool:
+        """That numbers can be read into memory at hand."""
+        return True
+
     def read(
-        self, columns: Sequence[str], coded: Sequence[str], batch_rows: int, *, parallel: bool = False
+        self,
+        columns: Sequence[str],
+        coded: Sequence[str],
+        batch_rows: int,
+        *,
+        parallel: bool = False,
+        room: Room | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of the columns asked for, in that order; `parallel`: decoded on several threads."""
+        """Batches of the columns asked for, in that order; `parallel`: decoded on several threads; `room`:
+        where numbers may lie."""
         if FileIdentity.of(self.identity.path) != self.identity:
             raise StreamlrError(f"{self.identity.path} was changed while it was being read. Fit again.")
         folders = dict(self.folders)
@@ -131,7 +146,7 @@ class ParquetPart:
         self._check_columns(stored, schema)
         try:
             if self._at_once(schema, stored):
-                batches = self._whole(stored, codable)
+                batches = self._whole(stored, codable, room)
             else:
                 batches = self._streamed(stored, codable, batch_rows, parallel)
             while (batch := next(batches, None)) is not None:
@@ -171,9 +186,11 @@ class ParquetPart:
                 batch_rows, row_groups=list(self.groups), columns=stored, use_threads=parallel
             )
 
-    def _whole(self, stored: Sequence[str], codable: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _whole(
+        self, stored: Sequence[str], codable: Sequence[str], room: Room | None
+    ) -> Iterator[pa.RecordBatch]:
         """All rows as one batch, or as many as dictionaries end inside."""
-        arrays: dict[str, Any] = self._by_kernels(stored, codable)
+        arrays: dict[str, Any] = self._by_kernels(stored, codable, room)
         left = [name for name in stored if name not in arrays]
         if left:
             arrays.update(self._by_arrow(left, codable))
@@ -183,7 +200,9 @@ class ParquetPart:
         del whole
         yield from batches
 
-    def _by_kernels(self, stored: Sequence[str], codable: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    def _by_kernels(
+        self, stored: Sequence[str], codable: Sequence[str], room: Room | None
+    ) -> dict[str, pa.ChunkedArray]:
         """Those columns that kernels can read, where there are rows enough to be worth loading them."""
         if self.rows < KERNEL_ROWS:
             return {}
@@ -191,14 +210,24 @@ class ParquetPart:
 
         known = _stored_columns(self.identity)
         groups = [_metadata(self.identity).row_group(group) for group in self.groups]
+        chunks = {}
+        for name in stored:
+            column = known.get(name)
+            if column is not None and (not column.coded or name in codable):
+                found = chunks_of(column, groups)
+                if found is not None:
+                    chunks[name] = found
+        cast = dict(self.casts)
+        sizes = {
+            name: column.width * self.rows
+            for name in chunks
+            if not (column := known[name]).coded and not column.narrows and name not in cast
+        }
+        memory = {} if room is None else room(sizes)
         arrays = {}
         with ChunkReader(self.identity.path) as reader:
-            for name in stored:
-                column = known.get(name)
-                if column is None or (column.coded and name not in codable):
-                    continue
-                chunks = chunks_of(column, groups)
-                read = None if chunks is None else reader.read(column, chunks)
+            for name in chunks:
+                read = reader.read(known[name], chunks[name], memory.get(name))
                 if read is not None:
                     arrays[name] = pa.chunked_array(read)
         return arrays

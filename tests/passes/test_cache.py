@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from streamlr.design.encoding import Tally
 from streamlr.kernels.tile import Block
 from streamlr.passes import cache as cache_module
 from streamlr.passes.cache import BlockCache
+from streamlr.passes.packing import Packing
 from streamlr.passes.sums import Sums, scratch_for
 from streamlr.passes.tasks import blocks_of
 
@@ -215,3 +217,85 @@ def test_a_part_that_lacked_nothing_is_not_looked_through_again(
                 np.testing.assert_array_equal(array, other)
     assert read_all(whole, None)[1].rows_used == 6
     assert looked == [3, 3]
+
+
+class PlacedPart(CountedPart):
+    """A part of one batch that reads `x` into memory that it is given."""
+
+    takes_room = True
+
+    def __init__(self, *, gap: bool) -> None:
+        super().__init__()
+        x = self.table["x"] if gap else pa.array(np.arange(9) / 2.0)
+        self.table = pa.table({"y": self.table["y"], "g": list("abcabcabc"), "x": x})
+
+    def read(  # type: ignore[override]
+        self, columns: Sequence[str], coded: Sequence[str], batch_rows: int, *, room: Any = None
+    ) -> Iterator[pa.RecordBatch]:
+        self.reads += 1
+        memory = {} if room is None else room({"x": 72, "y": 72})
+        assert "y" not in memory  # of which blocks have no column
+        arrays = {name: self.table[name].combine_chunks() for name in columns}
+        if "x" in memory:
+            validity, values = arrays["x"].buffers()
+            memory["x"][:] = np.frombuffer(values, np.uint8)[:72]
+            placed = [validity, pa.py_buffer(memory["x"])]
+            arrays["x"] = pa.Array.from_buffers(pa.float64(), 9, placed, arrays["x"].null_count)
+        yield pa.RecordBatch.from_pydict(arrays)
+
+
+def test_columns_read_into_the_cache_are_not_copied(
+    resident: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+    pack = Packing.pack
+
+    def noted(packing: Packing, block: Block, memory: Any) -> None:
+        copied.append(len(packing.packed))
+        pack(packing, block, memory)
+
+    monkeypatch.setattr(Packing, "pack", noted)
+    part = PlacedPart(gap=False)
+    cache = BlockCache(10_000, 100_000)
+    plain = list(blocks_of(DESIGN, part, Tally(), None))
+    first = list(blocks_of(DESIGN, part, Tally(), cache))
+    again = list(blocks_of(DESIGN, part, Tally(), cache))
+    assert (part.reads, copied) == (2, [0])
+    assert np.shares_memory(first[0].numeric[0], again[0].numeric[0])
+    for blocks in (first, again):
+        for one, other in zip(blocks, plain, strict=True):
+            np.testing.assert_array_equal(one.numeric[0], other.numeric[0])
+            np.testing.assert_array_equal(one.codes, other.codes)
+            np.testing.assert_array_equal(one.success, other.success)
+
+
+def test_room_of_a_part_that_lacks_values_is_used_by_the_next(resident: list[int]) -> None:
+    cache = BlockCache(10_000, 100_000)
+    rooms: list[np.ndarray] = []
+    take = cache.take
+
+    def noted(size: int) -> Any:
+        memory = take(size)
+        assert memory is not None
+        if size == 128:  # of nine numbers
+            rooms.append(memory)
+        return memory
+
+    cache.take = noted  # type: ignore[method-assign]
+    parts = [PlacedPart(gap=True), PlacedPart(gap=True), PlacedPart(gap=False)]
+    kept = [list(blocks_of(DESIGN, part, Tally(), cache)) for part in parts]
+    assert [len(blocks[0].success) for blocks in kept] == [8, 8, 9]
+    shared = [room for room in rooms if np.shares_memory(room, rooms[0])]
+    assert len(shared) == 3
+    assert np.shares_memory(kept[2][0].numeric[0], rooms[0])
+    for part, blocks in zip(parts, kept, strict=True):
+        (again,) = blocks_of(DESIGN, part, Tally(), cache)
+        (plain,) = blocks_of(DESIGN, part, Tally(), None)
+        np.testing.assert_array_equal(again.numeric[0], plain.numeric[0])
+        np.testing.assert_array_equal(blocks[0].numeric[0], plain.numeric[0])
+
+
+def test_without_room_a_part_reads_as_it_would(resident: list[int]) -> None:
+    part = PlacedPart(gap=False)
+    (block,) = blocks_of(DESIGN, part, Tally(), BlockCache(64, 100_000))
+    np.testing.assert_array_equal(block.numeric[0], np.arange(9) / 2.0)

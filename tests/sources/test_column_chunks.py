@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -238,9 +239,9 @@ def test_kernels_read_parts_of_many_rows_and_arrow_the_others(
     read: list[str] = []
     plain = column_chunks.ChunkReader.read
 
-    def noted(reader: Any, column: Any, chunks: Any) -> Any:
+    def noted(reader: Any, column: Any, *rest: Any) -> Any:
         read.append(str(column.type))
-        return plain(reader, column, chunks)
+        return plain(reader, column, *rest)
 
     monkeypatch.setattr(column_chunks.ChunkReader, "read", noted)
     list(part.read(["float32", "text", "flag"], ["text"], 1 << 17))
@@ -250,6 +251,30 @@ def test_kernels_read_parts_of_many_rows_and_arrow_the_others(
     assert read == ["float", str(column_chunks.CODED), "int8"]
     list(part.read(["text"], [], 1 << 17))  # texts themselves
     assert len(read) == 3
+
+
+def test_numbers_are_read_into_memory_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that kernels of a fit take as they are; what is narrowed, coded or Arrow's lies elsewhere."""
+    table = TABLE.append_column("gap", pa.array([None, *range(1, N)], pa.float64()))
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=1000)
+    monkeypatch.setattr(parquet, "KERNEL_ROWS", 1)
+    (part,) = open_source(str(tmp_path / "t.parquet")).parts
+    memory: dict[str, np.ndarray] = {}
+
+    def room(sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        memory.update({name: np.zeros(size, np.uint8) for name, size in sizes.items() if name != "int64"})
+        return memory
+
+    columns = ["float64", "many", "float32", "int8", "int32", "int64", "gap", "uint32"]
+    whole = pa.Table.from_batches(list(part.read(columns, ["many"], 1 << 17, room=room)))
+    assert set(memory) == {"float64", "float32", "int32"}
+    for name in columns:
+        assert whole[name].to_pylist() == table[name].to_pylist()
+    for name, bytes_there in memory.items():
+        assert bytes_there.view(name).tolist() == NUMBERS[name].tolist()
+        first = whole[name].chunk(0).buffers()[1]
+        assert first is not None
+        assert bytes_there.ctypes.data <= first.address < bytes_there.ctypes.data + bytes_there.nbytes
 
 
 def test_a_damaged_page_is_told_of_in_arrows_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
