@@ -25,8 +25,9 @@ The house, from the top:
                     scipy's LAPACK alone
     design/         formulas and row filters; names and roles; what functions learn; profile, levels, the
                     frozen design; encoding, conditioning, derivatives
-    sources/        anything that holds a table, as parts of record batches
-    kernels/        compiled sums over a block of rows
+    sources/        anything that holds a table, as parts of record batches; column_chunks.py has kernels read
+                    numbers and codes of Parquet files
+    kernels/        compiled sums over a block of rows; pages.py reads pages of Parquet
 
 Only sums touch rows: a pass turns blocks of rows into small `Sums` and adds them together, and everything
 above a pass sees sums alone. Importing this package imports none of the above.

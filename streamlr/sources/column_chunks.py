@@ -59,6 +59,10 @@ FEWEST_PAGES = 64
 # Snappy's longest copy is 64 bytes told by three, so that no page grows more than this out of compression.
 GROWTH = 22
 LEAST_PAGE = 64
+# A part decodes to some hundred megabytes at most; a footer or a header that tells of more in one chunk or
+# page is not to be believed, or has texts of which Arrow needs less memory.
+LARGEST_CHUNK = 1 << 26
+LARGEST_PAGE = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -126,14 +130,15 @@ def chunks_of(column: StoredColumn, groups: Sequence[pq.RowGroupMetaData]) -> li
     for group in groups:
         metadata = group.column(column.place)
         compression = metadata.compression
-        if compression not in COMPRESSIONS or metadata.file_path:
+        size = metadata.total_compressed_size
+        if compression not in COMPRESSIONS or metadata.file_path or not 0 <= size <= LARGEST_CHUNK:
             return None
         if column.optional and (statistics := metadata.statistics) is not None and statistics.null_count:
             return None
         begin = metadata.data_page_offset
         if metadata.has_dictionary_page and metadata.dictionary_page_offset:
             begin = min(begin, metadata.dictionary_page_offset)
-        chunks.append(Chunk(begin, metadata.total_compressed_size, group.num_rows, compression == "SNAPPY"))
+        chunks.append(Chunk(begin, size, group.num_rows, compression == "SNAPPY"))
     return chunks
 
 
@@ -204,7 +209,7 @@ class ChunkReader:
             self._pages = np.empty((room, FIELDS), dtype=np.int64)
         pages = self._pages
         total, largest = walk_pages(data, out.size, pages)
-        if total <= 0 or largest > GROWTH * data.size + LEAST_PAGE:
+        if total <= 0 or largest > min(GROWTH * data.size + LEAST_PAGE, LARGEST_PAGE):
             return None
         count = size = 0
         if pages[0, KIND] == DICTIONARY_PAGE:
@@ -226,7 +231,7 @@ class ChunkReader:
 
     def _read(self, chunk: Chunk) -> Bytes | None:
         """The bytes of a chunk, valid until the next one is read; None where the file ends before they do."""
-        if chunk.begin < 0 or chunk.size < 0 or chunk.begin + chunk.size > self._file_size:
+        if chunk.begin < 0 or chunk.begin + chunk.size > self._file_size:
             return None
         self._chunk = _grown(self._chunk, chunk.size)
         data = self._chunk[: chunk.size]
