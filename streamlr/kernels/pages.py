@@ -31,10 +31,17 @@ Table = NDArray[np.int64]  # (pages, FIELDS)
     KIND, SIZE, STORED, CHECKSUM, VALUES, ENCODING, LEVEL_ENCODING, NULLS, LEVELS, REPETITION, PACKED, BODY,
 ) = range(12)  # fmt: skip
 FIELDS = 12
-ABSENT = -1
+ABSENT = -(1 << 40)  # which no number of a header can be
 
 DATA_PAGE, _, DICTIONARY_PAGE, DATA_PAGE_V2 = range(4)
 PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY = 0, 2, 3, 8
+# Where the numbers of a header go: by the structure that they are in (0 the header itself, else the number of
+# its field: 5 of a data page, 7 of a dictionary, 8 of a data page of version 2), and by their own number.
+PLACES = np.full((9, 9), -1)
+PLACES[0, 1:5] = KIND, SIZE, STORED, CHECKSUM
+PLACES[5, 1:4] = VALUES, ENCODING, LEVEL_ENCODING
+PLACES[7, 1:3] = VALUES, ENCODING
+PLACES[8, [1, 2, 4, 5, 6, 7]] = VALUES, NULLS, ENCODING, LEVELS, REPETITION, PACKED
 # Types of the compact protocol.
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
 
@@ -115,6 +122,15 @@ put_word: Any = _put_word()
 
 
 @kernel
+def read_number(data, at, count):
+    """The integer in `count` bytes from a place on, the lowest first"""
+    value = ZERO
+    for k in range(count):
+        value |= np.int64(data[np.uint64(at + k)]) << (8 * k)
+    return value
+
+
+@kernel
 def read_varint(data, at):
     """An integer of seven bits a byte, the lowest first, and the place behind it; data.size + 1: cut short"""
     value = ZERO
@@ -180,33 +196,11 @@ def read_header(data, at, page):
                 field = 0
         else:
             return none
-        if depth == 0:
-            if field == 1:
-                page[KIND] = value
-            elif field == 2:
-                page[SIZE] = value
-            elif field == 3:
-                page[STORED] = value
-            elif field == 4:
-                page[CHECKSUM] = 1
-        elif depth == 1 and kind != STRUCT and (outer == 5 or outer == 7 or outer == 8):
-            if field == 1:
-                page[VALUES] = value
-            elif outer == 8:
-                if field == 2:
-                    page[NULLS] = value
-                elif field == 4:
-                    page[ENCODING] = value
-                elif field == 5:
-                    page[LEVELS] = value
-                elif field == 6:
-                    page[REPETITION] = value
-                elif field == 7:
-                    page[PACKED] = value
-            elif field == 2:
-                page[ENCODING] = value
-            elif field == 3:
-                page[LEVEL_ENCODING] = value
+        inside = 0 if depth == 0 else outer
+        if kind != STRUCT and depth < 2 and inside < PLACES.shape[0] and field < PLACES.shape[1]:
+            place = PLACES[np.uint64(inside), np.uint64(field)]
+            if place >= 0:
+                page[place] = value
     return none
 
 
@@ -267,12 +261,25 @@ def copy_bytes(source, begin, target, at, count):
 
 
 @kernel
+def repeat_bytes(target, at, offset, length):
+    """target[at + i] = target[at + i - offset] for i below `length`, in turn"""
+    origin = at - offset
+    alone = ZERO
+    if offset < 8:
+        period = offset * ((8 + offset - 1) // offset)  # eight bytes or more after which all comes again
+        alone = min(length, period - offset)
+        for k in range(alone):
+            target[np.uint64(at + k)] = target[np.uint64(origin + k)]
+    copy_bytes(target, origin, target, at + alone, length - alone)
+
+
+@kernel
 def decompress(source, begin, end, target, size):
     """target[:size] = the bytes that source[begin:end] stands for; whether it stands for `size` bytes
 
     Numbers compress to literals of some bytes, each followed by a copy of some. Both are written as 16 bytes
     where there is room for them, since what is too much is written over by what follows, and how a copy is
-    told is selected, not branched on: twice as fast as Snappy's own code on doubles that were floats.
+    told is selected, not branched on: doubles that were floats take 8 ns, and pyarrow 14, with the reading.
     """
     stated, at = read_varint(source[:end], begin)
     if at > end or stated != size:
@@ -317,9 +324,7 @@ def decompress(source, begin, end, target, size):
                 extra = length - 60
                 if at + extra > end:
                     return False
-                length = 1
-                for k in range(extra):
-                    length += np.int64(source[np.uint64(at + k)]) << (8 * k)
+                length = read_number(source, at, extra) + 1
                 at += extra
             if length > end - at or length > size - filled:
                 return False
@@ -338,21 +343,11 @@ def decompress(source, begin, end, target, size):
             if at + told > end:
                 return False
             length = (tag >> 2) + 1
-            offset = ZERO
-            for k in range(told):
-                offset |= np.int64(source[np.uint64(at + k)]) << (8 * k)
+            offset = read_number(source, at, told)
             at += told
         if offset == 0 or offset > filled or length > size - filled:
             return False
-        origin = filled - offset
-        if offset >= 8:
-            copy_bytes(target, origin, target, filled, length)
-        else:
-            period = offset * ((8 + offset - 1) // offset)  # eight bytes or more after which all comes again
-            alone = min(length, period - offset)
-            for k in range(alone):
-                target[np.uint64(filled + k)] = target[np.uint64(origin + k)]
-            copy_bytes(target, origin, target, filled + alone, length - alone)
+        repeat_bytes(target, filled, offset, length)
         filled += length
     return filled == size
 
@@ -403,10 +398,7 @@ def unpack(body, at, end, count, width, codes):
     for i in range(8 * safe, count):
         bit = i * width
         place = at + (bit >> 3)
-        value = ZERO
-        for k in range(5):
-            if place + k < end:
-                value |= np.int64(body[np.uint64(place + k)]) << (8 * k)
+        value = read_number(body, place, min(5, max(end - place, 0)))
         codes[np.uint64(i)] = (value >> (bit & 7)) & mask
 
 
@@ -464,8 +456,7 @@ def fill_coded(body, begin, end, count, size, column, first, strip):
         if packed:
             run *= 8
         else:
-            for k in range(stored):
-                code |= np.int64(body[np.uint64(at + k)]) << (8 * k)
+            code = read_number(body, at, stored)
             if code >= size:
                 return False
         run = min(run, count - filled - held)
@@ -548,9 +539,7 @@ def fill_column(
         if page[KIND] == DATA_PAGE and optional:
             if end - begin < 4:
                 return False
-            levels = ZERO
-            for k in range(4):
-                levels |= np.int64(source[np.uint64(begin + k)]) << (8 * k)
+            levels = read_number(source, begin, 4)
             begin += 4
             if levels > end - begin or not levels_are_full(source, begin, begin + levels, count):
                 return False
@@ -578,9 +567,7 @@ def split_texts(dictionary: Bytes, size: int, count: int, offsets: NDArray[np.in
     for i in range(count):
         if at + 4 > size:
             return False
-        length = ZERO
-        for k in range(4):
-            length |= np.int64(dictionary[np.uint64(at + k)]) << (8 * k)
+        length = read_number(dictionary, at, 4)
         at += 4
         if length > size - at or length > texts.size - filled:
             return False
