@@ -9,13 +9,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 from unittest.mock import patch
 
 import numba
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import streamlr
@@ -38,6 +39,7 @@ from streamlr.passes.sums import Sums, scratch_for
 from streamlr.passes.tasks import SumsTask, blocks_of
 from streamlr.profiling import features_to_profile, profile_and_freeze
 from streamlr.sampling import parts_to_condition_on, sample_of
+from streamlr.sources.column_chunks import ChunkReader, chunks_of, stored_columns
 from streamlr.sources.open import open_source
 from streamlr.start import conditioned_basis, null_model, starts_of
 
@@ -355,3 +357,26 @@ def fit_counted(data: Any, target: str, features: Sequence[str], *, keep: bool, 
             stack.enter_context(patch("streamlr.fitting.BlockCache", lambda *sizes: None))
         model = streamlr.fit(data, target=target, features=list(features), **options)
     return model, source
+
+
+@dataclass
+class KernelReader:
+    """Our kernels that read columns of a file, text as codes; `left`: columns that they leave to pyarrow."""
+
+    path: str
+    left: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._metadata = pq.read_metadata(self.path)
+        self._known = stored_columns(self._metadata, pq.read_schema(self.path))
+
+    def read(self, groups: Sequence[int], columns: Sequence[str]) -> None:
+        """Read columns of row groups."""
+        for group in groups:
+            row_group = self._metadata.row_group(group)
+            with ChunkReader(self.path) as reader:
+                for name in columns:
+                    column = self._known.get(name)
+                    chunks = None if column is None else chunks_of(column, [row_group])
+                    if chunks is None or reader.read(column, chunks) is None:
+                        self.left.add(name)

@@ -189,7 +189,7 @@ def coded(array: pa.Array) -> pa.DictionaryArray:
 
 
 def coded_outcomes(array: pa.Array) -> pa.DictionaryArray:
-    """A target as dictionary codes, where it is small integers without hashing them: 1 instead of 6 ns a row.
+    """A target as dictionary codes, where it is small integers without hashing them: a tenth of the time.
 
     Entries ascend then, and some may stand for no row.
     """

@@ -31,7 +31,7 @@ EXACT = frozenset({"contract"})
 REORDERED = frozenset({"reassoc", "contract", "nsz", "arcp"})
 # Whatever tells Numba of further types is loaded here, by one thread: the two modules above and what other
 # packages have registered. Numba loads them while it compiles, and a thread that asks for the type of an
-# argument meanwhile can fail ("dictionary changed size during iteration", one fit in fifty with `sparse`).
+# argument meanwhile can fail ("dictionary changed size during iteration", seen beside `sparse`).
 entrypoints.init_all()
 
 # What a compiled kernel calls of Numba's run-time library: to take arrays, and to let go of them.
