@@ -39,8 +39,8 @@ from streamlr.sources.base import Source, held_rows
 if TYPE_CHECKING:
     from streamlr.design.where import Where
 
-# Resident size of a fresh process with everything imported and compiled.
-OWN_SIZE = 215_000_000
+# Resident size of a fresh process with everything imported and its kernels loaded, and some room.
+OWN_SIZE = 178_000_000
 # Pages, compressed and decompressed, of the columns that a thread decodes together.
 DECODERS = 12_000_000
 # What each column of a giant part takes while all of them are decoded side by side, whoever does it.

@@ -236,17 +236,17 @@ def fits(large_file: Path) -> Callable[..., dict[str, Any]]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak sizes are read from /proc")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_fit_keeps_to_its_limit(fits: Callable[..., dict[str, Any]], threads: int) -> None:
-    found = fits(threads, "310MB")
+    found = fits(threads, "275MB")
     assert found["converged"]
     assert found["rows"] == ROWS
     # Allocators may hold back a block when all threads have one, in one run of thirty.
-    assert min(fits(threads, "310MB", turn)["peak"] for turn in range(3)) <= 310_000_000
+    assert min(fits(threads, "275MB", turn)["peak"] for turn in range(3)) <= 275_000_000
     # Blocks that are kept for the next pass are what a larger limit is for.
     if threads == 1:
-        assert fits(1, "3GB")["peak"] > 330_000_000
+        assert fits(1, "3GB")["peak"] > 300_000_000
 
 
-@pytest.mark.parametrize(("threads", "memory"), [(1, "3GB"), (3, "310MB"), (3, "3GB")])
+@pytest.mark.parametrize(("threads", "memory"), [(1, "3GB"), (3, "275MB"), (3, "3GB")])
 def test_neither_limit_nor_threads_change_a_bit(
     fits: Callable[..., dict[str, Any]], threads: int, memory: str
 ) -> None:

@@ -1,26 +1,34 @@
-"""The one decorator of every compiled kernel, so that all jit options are decided here.
+"""The one decorator of every compiled kernel, so that all options of compiling are decided here.
 
-Kernels release the interpreter lock (threads live in `streamlr.passes`, never in a kernel), are cached
-on disk between processes, and divide as IEEE 754 says instead of raising. Where Numba finds no folder
-that it may write its cache to, kernels are compiled for this process alone and one line says so.
+A kernel is compiled when it is first called with arguments of some types, and its machine code is kept in a
+file (`streamlr.kernels.machine_code`). Numba is imported where there is none, and only then: importing it and
+having it load what it has cached take 0.2 s of a fit, the code alone takes 0.002 s a kernel. Kernels release
+the interpreter lock (threads live in `streamlr.passes`, never in a kernel) and divide as IEEE 754 says
+instead of raising.
+
+From Python a kernel is given arrays, numbers and tuples of them, in their places. Arrays are handed over as
+addresses of the objects themselves, whether they may be written to or not.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+import functools
+import os
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
-import numba.experimental.function_type
-import numba.experimental.jitclass.boxing  # noqa: F401
-from llvmlite import binding
-from numba import config, njit, types
-from numba.core import entrypoints
-from numba.core.caching import FunctionCache
-from numba.core.runtime import _nrt_python, rtsys
-from numba.extending import intrinsic
+import numpy as np
 
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+from streamlr.kernels import machine_code
+from streamlr.kernels.machine_code import MachineCode
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# As for Numba itself: with NUMBA_DISABLE_JIT=1 kernels are the functions that they are written as.
+COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 # `contract` lets a multiply and an add become one FMA, which only removes a rounding. Reordering is kept
 # out of the default: it ruins the two-part reduction of exp (2e-14 instead of 1e-16).
@@ -29,33 +37,87 @@ EXACT = frozenset({"contract"})
 # For sums that are meant to be reordered into vector lanes. No `nnan`, no `ninf`: an infinity in the data
 # must reach the ranges, where it is reported.
 REORDERED = frozenset({"reassoc", "contract", "nsz", "arcp"})
-# Whatever tells Numba of further types is loaded here, by one thread: the two modules above and what other
-# packages have registered. Numba loads them while it compiles, and a thread that asks for the type of an
-# argument meanwhile can fail ("dictionary changed size during iteration", seen beside `sparse`).
-entrypoints.init_all()
 
-# What a compiled kernel calls of Numba's run-time library: to take arrays, and to let go of them.
-RUNTIME = ("NRT_adapt_ndarray_from_python", "NRT_MemInfo_call_dtor")
-_told_about_cache = False
+# What the flags of an array say of how its memory may be read (numpy's C_CONTIGUOUS and ALIGNED).
+CONTIGUOUS, ALIGNED = 0x1, 0x100
+_compiling = threading.RLock()
 
 
-class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache of a function, without what nothing but compiling needs.
+class CompiledKernel:
+    """A function and its machine code for every combination of types that it was called with."""
 
-    Before Numba looks for machine code it loads all that it can compile, a thousand functions in sixty
-    modules: 0.10 of the 0.13 s that loading the kernels of a fit took. Where there is none it compiles, and
-    loads them then. Machine code needs the addresses of the run-time library in C alone: what Numba compiles
-    of that library (0.015 s) is contained in every kernel.
-    """
+    def __init__(self, function: Callable[..., Any], fastmath: frozenset[str]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.fastmath = fastmath
+        self._codes: dict[tuple[Any, ...], tuple[MachineCode, Callable[..., bytes]]] = {}
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The kernel compiled for a signature, None where the cache has none."""
-        for name, address in _nrt_python.c_helpers.items():
-            binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
-        if any(binding.address_of_symbol(name) is None for name in RUNTIME):
-            rtsys.initialize(target_context)  # a Numba that has other names for them
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)
+    def __call__(self, *arguments: Any) -> Any:
+        kinds: list[Any] = []
+        words: list[Any] = []
+        _describe((arguments,), kinds, words)
+        key = tuple(kinds)
+        found = self._codes.get(key)
+        if found is None:
+            found = self._find(key)
+        code, pack = found
+        return code(pack(*words))
+
+    def __reduce__(self) -> str:
+        return self.function.__qualname__
+
+    def _find(self, kinds: tuple[Any, ...]) -> tuple[MachineCode, Callable[..., bytes]]:
+        """The machine code for arguments of these kinds, and how their words are packed."""
+        with _compiling:
+            if kinds not in self._codes:
+                code = machine_code.find(self.function, kinds, self._compile)
+                self._codes[kinds] = code, struct.Struct(_format(kinds)).pack
+            return self._codes[kinds]
+
+    def _compile(self, kinds: Sequence[Any]) -> machine_code.Compiled:
+        from streamlr.kernels.compiling import compiled_entry
+
+        return compiled_entry(self, kinds)
+
+    @cached_property
+    def dispatcher(self) -> Any:
+        """The function as Numba compiles it into others."""
+        from streamlr.kernels.compiling import dispatcher_of
+
+        return dispatcher_of(self)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What Numba takes this for where another kernel calls it."""
+        return self.dispatcher._numba_type_
+
+
+class Intrinsic:
+    """An operation that kernels call and that is written in LLVM's language: a function, called with Numba's
+    context and the types of the arguments, that returns a signature and what generates the code."""
+
+    def __init__(self, define: Callable[..., Any]) -> None:
+        self._define = define
+
+    @cached_property
+    def _numba_type_(self) -> Any:
+        from streamlr.kernels.compiling import type_of_intrinsic
+
+        return type_of_intrinsic(self._define)
+
+
+def kernel(function: Function) -> Function:
+    """Compile a kernel whose roundings are those written down (but for fused multiply-add)."""
+    return _kernel(function, EXACT)
+
+
+def summing_kernel(function: Function) -> Function:
+    """Compile a kernel whose sums may be taken in any order, so that they vectorise."""
+    return _kernel(function, REORDERED)
+
+
+def _kernel(function: Function, fastmath: frozenset[str]) -> Function:
+    return cast(Function, CompiledKernel(function, fastmath)) if COMPILED else function
 
 
 def _widest_vectors(typing_context: Any) -> Any:
@@ -65,6 +127,7 @@ def _widest_vectors(typing_context: Any) -> Any:
     kernel goes from 40 to 60 billion operations a second at 29 columns on one that does not. The wish is
     an attribute of one function, so nobody else's compiled code changes.
     """
+    from numba import types
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         # llvmlite knows the attribute only as text; `set.add` passes by its list of known names.
@@ -74,33 +137,44 @@ def _widest_vectors(typing_context: Any) -> Any:
     return types.void(), generate
 
 
-use_widest_vectors: Callable[[], None] = (lambda: None) if config.DISABLE_JIT else intrinsic(_widest_vectors)
+use_widest_vectors: Any = Intrinsic(_widest_vectors) if COMPILED else (lambda: None)
 
 
-def kernel(function: Kernel) -> Kernel:
-    """Compile a kernel whose roundings are those written down (but for fused multiply-add)."""
-    return _compile(function, EXACT)
+def _describe(arguments: Sequence[Any], kinds: list[Any], words: list[Any]) -> None:
+    """Append what machine code depends on of every argument, and the eight bytes that it is passed as."""
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            kinds.append(argument.dtype)
+            kinds.append(argument.ndim << 9 | argument.flags.num & (CONTIGUOUS | ALIGNED))
+            words.append(id(argument))
+        elif isinstance(argument, tuple):
+            kinds.append(type(argument))
+            kinds.append(len(argument))
+            _describe(argument, kinds, words)
+        elif isinstance(argument, bool | np.bool_):
+            kinds.append(bool)
+            words.append(bool(argument))
+        elif isinstance(argument, np.uint64):
+            kinds.append(np.uint64)
+            words.append(int(argument))
+        elif isinstance(argument, int | np.integer):
+            kinds.append(int)
+            words.append(int(argument))
+        elif isinstance(argument, float | np.floating):
+            kinds.append(float)
+            words.append(float(argument))
+        else:
+            raise TypeError(
+                f"a kernel takes arrays, numbers and tuples of them, not {type(argument).__name__}"
+            )
 
 
-def summing_kernel(function: Kernel) -> Kernel:
-    """Compile a kernel whose sums may be taken in any order, so that they vectorise."""
-    return _compile(function, REORDERED)
-
-
-def _compile(function: Kernel, fastmath: frozenset[str]) -> Kernel:
-    global _told_about_cache
-    options = {"no_cfunc_wrapper": True, "nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
-    compiled = njit(**options)(function)
-    if config.DISABLE_JIT:
-        return compiled
-    try:
-        compiled._cache = KernelCache(function)
-        return compiled
-    except RuntimeError as error:
-        if "cannot cache function" not in str(error):
-            raise
-    if not _told_about_cache:
-        _told_about_cache = True
-        line = "streamlr: no writable folder for compiled kernels; compiling them for this run only"
-        sys.stderr.write(f"{line} (set NUMBA_CACHE_DIR to keep them)\n")
-    return compiled
+def _format(kinds: Sequence[Any]) -> str:
+    """How words are packed, as `struct` has it."""
+    letters = ""
+    for kind in kinds:
+        if isinstance(kind, np.dtype) or kind in (bool, int):
+            letters += "q"
+        elif kind in (float, np.uint64):
+            letters += "d" if kind is float else "Q"
+    return letters

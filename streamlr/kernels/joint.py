@@ -15,11 +15,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import config, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from streamlr.kernels.jit import kernel, use_widest_vectors
+from streamlr.kernels.jit import COMPILED, Intrinsic, kernel, use_widest_vectors
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -76,10 +74,10 @@ def _add_line(typing_context: Any, table: Any, slot: Any, lines: Any, row: Any, 
 
     Left to itself the compiler adds number by number, since it cannot know that a table and a line lie apart.
     """
+    from llvmlite import ir
+    from numba import types
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        from llvmlite import ir
-
         vector = ir.VectorType(ir.DoubleType(), LANES).as_pointer()
 
         def place(kind: Any, array: Any, index: Any) -> Any:
@@ -102,7 +100,7 @@ def _add_line_plainly(table: Floats, slot: int, lines: Floats, row: int, begin: 
     table[slot, begin : begin + LANES] += lines[row, begin : begin + LANES]
 
 
-add_line: Any = _add_line_plainly if config.DISABLE_JIT else intrinsic(_add_line)
+add_line: Any = Intrinsic(_add_line) if COMPILED else _add_line_plainly
 
 
 @kernel

@@ -13,15 +13,12 @@ is passed to another kernel begins as ZERO, because Numba compiles that kernel t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import config, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from streamlr.kernels.jit import kernel
+from streamlr.kernels.jit import COMPILED, Intrinsic, kernel
 
 Bytes = NDArray[np.uint8]
 Table = NDArray[np.int64]  # (pages, FIELDS)
@@ -56,20 +53,20 @@ LAST_WORD = (1 << 64) - 1  # that eight bytes can be
 LARGEST = (1 << 31) - 1  # number of values or bytes that a header may tell
 
 
-def _word_at(size: int) -> Callable[[Any, Any], Any]:
+def _word_at(size: int) -> Any:
     """A function of bytes and a place: the `size` bytes there as an integer, the lowest first."""
-    if config.DISABLE_JIT:
+    if not COMPILED:
 
         def read(data: Any, at: Any) -> int:
             return int.from_bytes(data[int(at) : int(at) + size].tobytes(), "little", signed=size == 8)
 
         return read
 
-    @intrinsic
     def word(typing_context, data, at):
-        def generate(context, builder, signature, arguments):
-            from llvmlite import ir  # only to compile
+        from llvmlite import ir
+        from numba import types
 
+        def generate(context, builder, signature, arguments):
             array = context.make_array(signature.args[0])(context, builder, value=arguments[0])
             kind = ir.IntType(8 * size).as_pointer()
             read = builder.load(builder.bitcast(builder.gep(array.data, [arguments[1]]), kind), align=1)
@@ -77,12 +74,12 @@ def _word_at(size: int) -> Callable[[Any, Any], Any]:
 
         return types.int64(data, types.uint64), generate
 
-    return word
+    return Intrinsic(word)
 
 
-def _put_word() -> Callable[[Any, Any, Any], None]:
+def _put_word() -> Any:
     """A function of bytes, a place and an integer, which becomes the eight bytes there."""
-    if config.DISABLE_JIT:
+    if not COMPILED:
 
         def put(data: Any, at: Any, value: int) -> None:
             word = (int(value) & LAST_WORD).to_bytes(8, "little")
@@ -90,11 +87,11 @@ def _put_word() -> Callable[[Any, Any, Any], None]:
 
         return put
 
-    @intrinsic
     def put_word(typing_context, data, at, value):
-        def generate(context, builder, signature, arguments):
-            from llvmlite import ir  # only to compile
+        from llvmlite import ir
+        from numba import types
 
+        def generate(context, builder, signature, arguments):
             array = context.make_array(signature.args[0])(context, builder, value=arguments[0])
             place = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
             builder.store(arguments[2], place, align=1)
@@ -102,7 +99,7 @@ def _put_word() -> Callable[[Any, Any, Any], None]:
 
         return types.void(data, types.uint64, types.int64), generate
 
-    return put_word
+    return Intrinsic(put_word)
 
 
 class Sink(NamedTuple):

@@ -18,17 +18,15 @@ so that no loop needs a branch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import config, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from streamlr.kernels.jit import kernel, use_widest_vectors
+from streamlr.kernels.jit import COMPILED, Intrinsic, kernel, use_widest_vectors
 
 Floats = NDArray[np.float64]
 
@@ -110,9 +108,9 @@ class Conditioning(NamedTuple):
     stretch: Floats  # (d,) scale of what remains
 
 
-def _values_at(dtype: str) -> Callable[[Any, Any], Any]:
+def _values_at(dtype: str) -> Any:
     """A function of an address and a number n: the n values there, as an array (n,) without a copy."""
-    if config.DISABLE_JIT:
+    if not COMPILED:
         element = np.ctypeslib.as_ctypes_type(np.dtype(dtype))
 
         def read(address: int, n: int) -> NDArray[Any]:
@@ -121,12 +119,13 @@ def _values_at(dtype: str) -> Callable[[Any, Any], Any]:
             )
 
         return read
-    array_type = types.Array(getattr(types, dtype), 1, "C")
 
-    @intrinsic
     def values(typing_context, address, n):
+        from numba import types
+
+        array_type = types.Array(getattr(types, dtype), 1, "C")
+
         def generate(context, builder, signature, arguments):
-            # Only to compile: Numba's own `carray` has these modules loaded with every kernel, 0.015 s.
             from numba.core.cgutils import intp_t
             from numba.np.arrayobj import populate_array
 
@@ -145,7 +144,7 @@ def _values_at(dtype: str) -> Callable[[Any, Any], Any]:
 
         return array_type(types.int64, types.intp), generate
 
-    return values
+    return Intrinsic(values)
 
 
 _float64_at = _values_at("float64")
