@@ -85,6 +85,7 @@ class Encoded:
     offset: NDArray[np.float64]
     gaps: Gaps
     ranges: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    odd_values: Mapping[str, pa.Array]  # of the factors in `odd`
 
     @property
     def all_odd(self) -> list[tuple[str, NDArray[np.int32]]]:
@@ -146,7 +147,7 @@ class Encoder:
                 missing[name] = gaps
         keep = self._used(n, found, tally)
         if design.trials is None and n and success.min() < 0 and (success[keep] < 0).any():
-            raise _changed(design.target)
+            raise _changed(design.target, frame.raw(design.target), success < 0, keep)
         numeric, codes, offset = found.numeric, found.codes, found.offset
         if keep is not ALL:
             numeric = [column[keep] for column in numeric]
@@ -194,7 +195,7 @@ class Encoder:
             keep &= ~aside
         for name, codes in odd:
             if (codes[keep] == UNKNOWN).any():
-                raise _changed(name)
+                raise _changed(name, found.odd_values.get(name), codes == UNKNOWN, keep)
         return keep
 
     def encode_features(
@@ -257,6 +258,7 @@ class Encoder:
         highs: dict[tuple[int, int], float] = {}
         levels: dict[int, NDArray[np.int32]] = {}
         odd: list[tuple[str, NDArray[np.int32]]] = []
+        odd_values: dict[str, pa.Array] = {}
         for place, variable in enumerate(design.variables):
             if isinstance(variable, Number):
                 columns[place] = design.reader.numeric(variable.feature, frame, gaps, complete=self._complete)
@@ -271,6 +273,7 @@ class Encoder:
             lowest = self._recoders[place].codes(array, out=codes)
             if lowest < REFERENCE:
                 odd.append((variable.name, codes))
+                odd_values[variable.name] = array
                 missing = codes == MISSING
                 if missing.any():
                     design.reader.note_gaps(variable.feature, frame, missing, gaps)
@@ -299,7 +302,7 @@ class Encoder:
         as_read = all(len(number.parts) == 1 for number in design.numbers) and len(numeric) == len(places)
         if as_read and all(at in lows for at in places):
             ranges = np.array([lows[at] for at in places]), np.array([highs[at] for at in places])
-        return Encoded(numeric, rows, odd, odd_cells, levels, offset, gaps, ranges)
+        return Encoded(numeric, rows, odd, odd_cells, levels, offset, gaps, ranges, odd_values)
 
     def _settle_unseen(
         self, factor: Factor, codes: NDArray[np.int32], unseen: Unseen, array: pa.Array
@@ -402,8 +405,15 @@ def _note_missing(values: NDArray[Any], name: str, missing: Gaps) -> None:
         missing[name] = np.isnan(values)
 
 
-def _changed(column: str) -> StreamlrError:
+def _changed(
+    name: str, values: pa.Array | None, unknown: NDArray[np.bool_], keep: NDArray[np.bool_] | slice
+) -> StreamlrError:
+    """What is wrong with rows that are used although a value of them, if it is told, is `unknown` (n,)."""
+    used = np.zeros_like(unknown)
+    used[keep] = unknown[keep]
+    example = "" if values is None else f": {values[int(used.argmax())].as_py()!r}"
     return StreamlrError(
-        f"'{column}' has a value that was not there when the model learned its levels: the data have "
-        "changed, or are not those of the fit. Fit again, or leave those rows out with --where."
+        f"'{name}' has a value that was not there when the model learned its levels{example} "
+        f"({np.count_nonzero(used):,} such rows here). The data have changed, or are not those of the fit: "
+        "fit again, or leave those rows out with --where."
     )
