@@ -38,6 +38,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from streamlr._version import __version__
 from streamlr.errors import ConvergenceWarning, SeparationError, StreamlrError
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 # and 0.3 GB more than the memory that a fit was given.)
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "10000")
 
-__version__ = "0.1.0"
 __all__ = [
     "ConvergenceWarning",
     "Model",

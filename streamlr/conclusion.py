@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from streamlr._version import __version__
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.freeze import empty_cells
@@ -20,6 +21,7 @@ from streamlr.design.spec import Spec
 from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.inference import fit_statistics
 from streamlr.inference.robust import CovarianceChoice, robust_covariance
+from streamlr.kernels.machine_code import numba_version
 from streamlr.linear_algebra import Blocked, Hessian, Inverse, factorise
 from streamlr.model import Model, Statistics
 from streamlr.newton import State, inverse
@@ -369,5 +371,10 @@ def _provenance(source: Source, spec: Spec, tol: float) -> dict[str, Any]:
         "where": None if spec.where is None else spec.where.text,
         "schema": {field.name: str(field.type) for field in source.schema},
         "tolerance": tol,
-        "versions": {name: version(name) for name in ("streamlr", "numpy", "numba", "pyarrow")},
+        "versions": {
+            "streamlr": __version__,
+            "numpy": np.__version__,
+            "numba": numba_version(),
+            "pyarrow": pa.__version__,
+        },
     }

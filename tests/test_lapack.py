@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
 import scipy.linalg
@@ -39,6 +40,6 @@ def test_scipy_has_no_second_copy_whichever_comes_first(first: str, there: bool)
 def test_scipy_whose_files_are_elsewhere_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """An editable or a frozen scipy has no such file in its folder."""
     monkeypatch.delitem(sys.modules, "scipy.linalg")
-    monkeypatch.setattr(lapack.scipy, "__path__", ["/nowhere"])
+    monkeypatch.setattr(lapack, "find_spec", lambda name: ModuleSpec(name, None, is_package=True))
     monkeypatch.setattr(lapack, "import_module", {"scipy.linalg.lapack": scipy.linalg.lapack}.__getitem__)
     assert lapack._compiled("lapack") is scipy.linalg.lapack

@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from streamlr.kernels import machine_code
 from streamlr.kernels.jit import COMPILED
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
@@ -189,6 +191,15 @@ def test_where_nothing_can_be_written_one_line_says_so(tmp_path: Path) -> None:
     printed = " ".join(calls(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "file" / "folder")))
     assert printed.startswith(" ".join(COMPILED_NOW))
     assert printed.count("no writable folder for compiled kernels") == 1
+
+
+def test_the_version_of_numba_is_known_without_it():
+    assert machine_code.numba_version() == version("numba")
+
+
+def test_the_version_is_asked_for_where_no_folder_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_code, "find_spec", lambda name: None)
+    assert machine_code.numba_version.__wrapped__() == version("numba")
 
 
 def test_types_are_not_registered_while_kernels_are_compiled(tmp_path: Path) -> None:
