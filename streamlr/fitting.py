@@ -65,7 +65,7 @@ from streamlr.surrogate import Surrogate
 
 Floats = NDArray[np.float64]
 
-# With fewer rows nothing is decoded meanwhile, and two threads are slower than one: 0.77 against 0.64 s.
+# With fewer rows nothing is decoded while a thread loads kernels.
 WORTH_A_THREAD = 500_000
 # Types whose values are whole, with the range that the type itself tells where it is small.
 INTEGER_RANGES = {
@@ -264,8 +264,8 @@ def fit(
 
 
 def _load_kernels(source: Source) -> None:
-    """Load what a fit needs in the order in which it is needed: kernels are loaded one at a time, and the
-    largest takes 0.1 s, in which others can read and count with those that are there."""
+    """Load or compile what a fit needs in the order in which it is needed: one kernel at a time, and while
+    the largest is compiled others can read and count with those that are there."""
     if isinstance(source, ParquetSource):
         source.load_readers()
     load_counters()

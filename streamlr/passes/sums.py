@@ -129,7 +129,7 @@ def _aligned_zeros(rows: int, columns: int) -> Floats:
 def load_kernels(layout: Layout) -> None:
     """Have the kernels of a pass compiled, or loaded from the cache, by adding a block without rows.
 
-    Loading takes a fifth of a second, which a thread can spend while others decode.
+    Loading takes a hundredth of a second and compiling twenty, which a thread can spend while others decode.
     """
     nothing = np.empty(0)
     numeric = [nothing] * (layout.numeric + layout.scaled)
