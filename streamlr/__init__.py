@@ -27,7 +27,8 @@ The house, from the top:
                     frozen design; encoding, conditioning, derivatives
     sources/        anything that holds a table, as parts of record batches; column_chunks.py has kernels read
                     numbers and codes of Parquet files
-    kernels/        compiled sums over a block of rows; pages.py reads pages of Parquet
+    kernels/        compiled sums over a block of rows; pages.py reads pages of Parquet; jit.py has them
+                    compiled by compiling.py, machine_code.py keeps and loads what that makes
 
 Only sums touch rows: a pass turns blocks of rows into small `Sums` and adds them together, and everything
 above a pass sees sums alone. Importing this package imports none of the above.

@@ -2,7 +2,7 @@
 
 Arrow spends 3 to 14 ns on a value of such a column, most of it on dictionaries that hold nearly every value
 and on compression; the kernels of `streamlr.kernels.pages` take a third of that for codes, two thirds for
-numbers, and four fifths in row groups of 20,000 rows (`benchmarks/columns.py`). Whatever they do not know
+numbers, and nine tenths in row groups of 20,000 rows (`benchmarks/columns.py`). Whatever they do not know
 (nulls, nested and delta-coded columns, checksums, other compressions, anything damaged) is left to Arrow,
 column by column, so that a file means here what it means there, and damage is told of in Arrow's words.
 """
