@@ -31,7 +31,14 @@ from streamlr.kernels.gram import add_gram
 from streamlr.kernels.joint import NOT_JOINED
 from streamlr.kernels.logistic import row_losses
 from streamlr.kernels.tails import add_fourth_powers
-from streamlr.kernels.tile import Block, add_linear_predictor, fill_tile, start_eta
+from streamlr.kernels.tile import (
+    Block,
+    add_factor_predictor,
+    add_linear_predictor,
+    fill_and_predict,
+    fill_tile,
+    start_eta,
+)
 from streamlr.passes.cache import BlockCache
 from streamlr.passes.run import Workers
 from streamlr.passes.session import Session
@@ -217,9 +224,9 @@ def _predict_block(rows, conditioning, coef, tile, eta, scratch):
     length = tile.shape[1]
     for first in range(0, n, length):
         count = min(length, n - first)
-        fill_tile(rows, conditioning, first, count, tile, scratch)
         start_eta(rows.offset, 0.0, first, count, eta)
-        add_linear_predictor(rows, conditioning, coef, first, count, tile, eta)
+        fill_and_predict(rows, conditioning, coef, first, count, tile, eta, scratch)
+        add_factor_predictor(rows, conditioning, coef, first, count, tile, eta)
 
 
 def predict_blocks(fit: Fit, cache: BlockCache) -> None:
@@ -264,10 +271,12 @@ def predict(tile: Tile, times: int) -> None:
 
 
 def link(tile: Tile, times: int) -> None:
-    """Loss, slope and curvature of every row, at linear predictors from -4 to 4."""
+    """Loss, slope and curvature of every row, at linear predictors from -4 to 4 whose signs and outcomes
+    nobody can foresee."""
     work, exponent = tile.scratch.work, tile.scratch.exponent
-    work[0, : tile.count] = np.linspace(-4.0, 4.0, tile.count)
-    work[1, : tile.count] = np.arange(tile.count) % 2
+    rng = np.random.default_rng(1)
+    work[0, : tile.count] = rng.permutation(np.linspace(-4.0, 4.0, tile.count))
+    work[1, : tile.count] = rng.integers(0, 2, tile.count)
     work[2] = 1.0 - work[1]
     bits = tile.scratch.exponent_bits
     _link(times, work[0], work[1], work[2], tile.count, exponent, bits, work[3], work[4], work[5])

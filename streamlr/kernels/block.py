@@ -35,11 +35,11 @@ from streamlr.kernels.tile import (
     Conditioning,
     Floats,
     Rows,
-    add_dense_predictor,
+    add_factor_predictor,
     add_linear_predictor,
     add_scaled_predictor,
+    fill_and_predict,
     fill_outcomes,
-    fill_tile,
     start_eta,
 )
 
@@ -96,8 +96,8 @@ def note_least(success: Floats, failure: Floats, curvature: Floats, count: int, 
     noted = scalars.view(np.int64)
     least = noted[LEAST_CURVATURE]
     for i in range(count):
-        here = bits[i] if success[i] + failure[i] > 0.0 else BITS_OF_INFINITY
-        least = min(least, here)
+        here = bits[i]
+        least = min(least, here if success[i] + failure[i] > 0.0 else BITS_OF_INFINITY)
     noted[LEAST_CURVATURE] = least
 
 
@@ -202,18 +202,17 @@ def add_block(
         join_coef(coef, starts, joining)
     for first in range(0, n, length):
         count = min(length, n - first)
-        fill_tile(rows, conditioning, first, count, tile, root)
-        fill_outcomes(rows, first, count, success, failure)
-        scalars[SUCCESSES] += total(success, count)
-        scalars[FAILURES] += total(failure, count)
         start_eta(rows.offset, 0.0, first, count, eta)
+        fill_and_predict(rows, conditioning, coef, first, count, tile, eta, root)
         if joint:
             join_codes(rows.codes, first, count, joining)
-            add_dense_predictor(conditioning, coef, count, tile, eta)
             add_joint_predictor(count, joining, eta)
             add_scaled_predictor(rows, conditioning, coef, first, count, tile, eta)
         else:
-            add_linear_predictor(rows, conditioning, coef, first, count, tile, eta)
+            add_factor_predictor(rows, conditioning, coef, first, count, tile, eta)
+        fill_outcomes(rows, first, count, success, failure)
+        scalars[SUCCESSES] += total(success, count)
+        scalars[FAILURES] += total(failure, count)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, loss, slope, curvature
         )
@@ -285,9 +284,9 @@ def score_block(rows: Rows, conditioning: Conditioning, coef, scratch: Scratch, 
     row_eta = scratch.work[0]
     for first in range(0, n, length):
         count = min(length, n - first)
-        fill_tile(rows, conditioning, first, count, scratch.tile, scratch.work[6])
         start_eta(rows.offset, 0.0, first, count, row_eta)
-        add_linear_predictor(rows, conditioning, coef, first, count, scratch.tile, row_eta)
+        fill_and_predict(rows, conditioning, coef, first, count, scratch.tile, row_eta, scratch.work[6])
+        add_factor_predictor(rows, conditioning, coef, first, count, scratch.tile, row_eta)
         probabilities(row_eta, count, scratch.exponent, scratch.exponent_bits, scratch.work[1])
         for i in range(count):
             eta[first + i] = row_eta[i]
@@ -326,10 +325,10 @@ def probe_block(
     weighted = scratch.work[3]
     for first in range(0, n, length):
         count = min(length, n - first)
-        fill_tile(rows, conditioning, first, count, tile, scratch.work[6])
-        fill_outcomes(rows, first, count, success, failure)
         start_eta(rows.offset, 0.0, first, count, eta)
-        add_linear_predictor(rows, conditioning, curvature_coef, first, count, tile, eta)
+        fill_and_predict(rows, conditioning, curvature_coef, first, count, tile, eta, scratch.work[6])
+        add_factor_predictor(rows, conditioning, curvature_coef, first, count, tile, eta)
+        fill_outcomes(rows, first, count, success, failure)
         row_losses(
             eta, success, failure, count, scratch.exponent, scratch.exponent_bits, weighted, slope, curvature
         )

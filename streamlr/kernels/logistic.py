@@ -116,17 +116,24 @@ def row_losses(eta, success, failure, count, scratch, bits, loss, slope, curvatu
         scratch[0, i] = abs(eta[i])
     exp_of_negative(count, scratch, bits)
     log1p_of_unit(scratch[3], count, scratch[1])
+    # Everything is read before it is chosen from: a choice that reads one of two arrays becomes a branch, and
+    # a pass took 28 instead of 22 ns a row where the signs of eta are hard to foresee.
     for i in range(count):
         e = scratch[3, i]
+        log1p_of_e = scratch[1, i]
+        size = scratch[0, i]
+        s = success[i]
+        f = failure[i]
         large = 1.0 / (1.0 + e)
         small = e * large
         positive = eta[i] > 0.0
         p = large if positive else small
         q = small if positive else large
-        wrong = failure[i] if positive else success[i]
-        trials = success[i] + failure[i]
-        loss[i] = trials * scratch[1, i] + (scratch[0, i] * wrong if wrong > 0.0 else 0.0)
-        slope[i] = failure[i] * p - success[i] * q
+        wrong = f if positive else s
+        further = size * wrong
+        trials = s + f
+        loss[i] = trials * log1p_of_e + (further if wrong > 0.0 else 0.0)
+        slope[i] = f * p - s * q
         curvature[i] = trials * (large * small)
 
 

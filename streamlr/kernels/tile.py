@@ -164,6 +164,58 @@ def condition(column, centre, scale, target):
 
 
 @kernel
+def condition_and_add(
+    columns,
+    centre,
+    scale,
+    coef,
+    targets,
+    eta,
+):
+    """Of four columns target = z = (column - centre) * scale, and eta += coef z.
+
+    `columns`, `targets`: four arrays each, the first of `eta.size` values; the others four numbers each.
+    """
+    use_widest_vectors()
+    x0, x1, x2, x3 = columns
+    m0, m1, m2, m3 = centre
+    s0, s1, s2, s3 = scale
+    c0, c1, c2, c3 = coef
+    t0, t1, t2, t3 = targets
+    for i in range(x0.size):
+        z0 = (np.float64(x0[i]) - m0) * s0
+        z1 = (np.float64(x1[i]) - m1) * s1
+        z2 = (np.float64(x2[i]) - m2) * s2
+        z3 = (np.float64(x3[i]) - m3) * s3
+        t0[i] = z0
+        t1[i] = z1
+        t2[i] = z2
+        t3[i] = z3
+        eta[i] += (c0 * z0 + c1 * z1) + (c2 * z2 + c3 * z3)
+
+
+@kernel
+def fill_column(rows, conditioning, j, first, count, target):
+    """target[:count] = numeric column or scale j of rows first, first + 1, ..., conditioned"""
+    kind = rows.kinds[j]
+    at = rows.addresses[j]
+    centre = conditioning.centre[j]
+    scale = conditioning.scale[j]
+    if kind == FLOAT64:
+        condition(_float64_at(at + 8 * first, count), centre, scale, target)
+    elif kind == FLOAT32:
+        condition(_float32_at(at + 4 * first, count), centre, scale, target)
+    elif kind == INT64:
+        condition(_int64_at(at + 8 * first, count), centre, scale, target)
+    elif kind == INT32:
+        condition(_int32_at(at + 4 * first, count), centre, scale, target)
+    elif kind == INT16:
+        condition(_int16_at(at + 2 * first, count), centre, scale, target)
+    else:
+        condition(_int8_at(at + first, count), centre, scale, target)
+
+
+@kernel
 def fill_tile(rows, conditioning, first, count, tile, scratch):
     """tile[j, :count] = dense column j of rows first, first + 1, ...; scales stand from row `scales` on"""
     use_widest_vectors()
@@ -173,23 +225,8 @@ def fill_tile(rows, conditioning, first, count, tile, scratch):
         for i in range(count):
             tile[0, i] = 1.0
     for j in range(rows.addresses.size):
-        kind = rows.kinds[j]
-        at = rows.addresses[j]
-        centre = conditioning.centre[j]
-        scale = conditioning.scale[j]
-        target = tile[j + intercept] if j < numeric else tile[conditioning.scales + j - numeric]
-        if kind == FLOAT64:
-            condition(_float64_at(at + 8 * first, count), centre, scale, target)
-        elif kind == FLOAT32:
-            condition(_float32_at(at + 4 * first, count), centre, scale, target)
-        elif kind == INT64:
-            condition(_int64_at(at + 8 * first, count), centre, scale, target)
-        elif kind == INT32:
-            condition(_int32_at(at + 4 * first, count), centre, scale, target)
-        elif kind == INT16:
-            condition(_int16_at(at + 2 * first, count), centre, scale, target)
-        else:
-            condition(_int8_at(at + first, count), centre, scale, target)
+        row = intercept + j if j < numeric else conditioning.scales + j - numeric
+        fill_column(rows, conditioning, j, first, count, tile[row])
     for d in range(conditioning.reduced.size):
         for i in range(count):
             scratch[i] = 0.0
@@ -198,6 +235,76 @@ def fill_tile(rows, conditioning, first, count, tile, scratch):
         stretch = conditioning.stretch[d]
         for i in range(count):
             target[i] = (target[i] - scratch[i]) * stretch
+
+
+@kernel
+def fill_and_predict(rows, conditioning, coef, first, count, tile, eta, scratch):
+    """`fill_tile`, and eta += sum over dense columns of coef[j] tile[j]
+
+    Four columns of one type are read, conditioned and added to eta in one loop: 10 ns a row of 28 columns in
+    memory, of which four are fetched at once, where one after another takes 15. A column whose coefficient is
+    zero says nothing, even where it is infinite.
+    """
+    use_widest_vectors()
+    if conditioning.reduced.size > 0:  # columns are whole only when all are there
+        fill_tile(rows, conditioning, first, count, tile, scratch)
+        add_dense_predictor(conditioning, coef, count, tile, eta)
+        return
+    intercept = conditioning.intercept
+    if intercept == 1:
+        for i in range(count):
+            tile[0, i] = 1.0
+            eta[i] += coef[0]
+    centre = conditioning.centre
+    scale = conditioning.scale
+    kinds = rows.kinds
+    at = rows.addresses
+    j = 0
+    while j < conditioning.dense - intercept:
+        k = j + intercept
+        if (
+            k + 4 <= conditioning.dense
+            and (kinds[j] == FLOAT64 or kinds[j] == FLOAT32)
+            and kinds[j] == kinds[j + 1]
+            and kinds[j] == kinds[j + 2]
+            and kinds[j] == kinds[j + 3]
+            and coef[k] != 0.0
+            and coef[k + 1] != 0.0
+            and coef[k + 2] != 0.0
+            and coef[k + 3] != 0.0
+        ):
+            centres = (centre[j], centre[j + 1], centre[j + 2], centre[j + 3])
+            scales = (scale[j], scale[j + 1], scale[j + 2], scale[j + 3])
+            coefs = (coef[k], coef[k + 1], coef[k + 2], coef[k + 3])
+            targets = (tile[k], tile[k + 1], tile[k + 2], tile[k + 3])
+            if kinds[j] == FLOAT64:
+                byte = 8 * first
+                doubles = (
+                    _float64_at(at[j] + byte, count),
+                    _float64_at(at[j + 1] + byte, count),
+                    _float64_at(at[j + 2] + byte, count),
+                    _float64_at(at[j + 3] + byte, count),
+                )
+                condition_and_add(doubles, centres, scales, coefs, targets, eta)
+            else:
+                byte = 4 * first
+                singles = (
+                    _float32_at(at[j] + byte, count),
+                    _float32_at(at[j + 1] + byte, count),
+                    _float32_at(at[j + 2] + byte, count),
+                    _float32_at(at[j + 3] + byte, count),
+                )
+                condition_and_add(singles, centres, scales, coefs, targets, eta)
+            j += 4
+        else:
+            target = tile[k]
+            fill_column(rows, conditioning, j, first, count, target)
+            if coef[k] != 0.0:
+                for i in range(count):
+                    eta[i] += coef[k] * target[i]
+            j += 1
+    for s in range(j, at.size):
+        fill_column(rows, conditioning, s, first, count, tile[conditioning.scales + s - j])
 
 
 @kernel
@@ -262,9 +369,8 @@ def add_scaled_predictor(rows, conditioning, coef, first, count, tile, eta):
 
 
 @kernel
-def add_linear_predictor(rows, conditioning, coef, first, count, tile, eta):
-    """eta += sum over dense columns of coef[j] tile[j] + sum over factors of scale coef[slot of the code]"""
-    add_dense_predictor(conditioning, coef, count, tile, eta)
+def add_factor_predictor(rows, conditioning, coef, first, count, tile, eta):
+    """eta += sum over factors of scale coef[slot of the code]; scale is 1 if the factor has none"""
     starts = conditioning.starts
     for f in range(conditioning.plain):
         levels = rows.codes[f][first : first + count]
@@ -272,6 +378,13 @@ def add_linear_predictor(rows, conditioning, coef, first, count, tile, eta):
         for i in range(count):
             eta[i] += coef[none + levels[i]]
     add_scaled_predictor(rows, conditioning, coef, first, count, tile, eta)
+
+
+@kernel
+def add_linear_predictor(rows, conditioning, coef, first, count, tile, eta):
+    """eta += sum over dense columns of coef[j] tile[j] + sum over factors of scale coef[slot of the code]"""
+    add_dense_predictor(conditioning, coef, count, tile, eta)
+    add_factor_predictor(rows, conditioning, coef, first, count, tile, eta)
 
 
 @kernel

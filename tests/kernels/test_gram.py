@@ -60,7 +60,9 @@ def test_gram_is_the_matrix_times_its_transpose(dense: int, count: int, intercep
     values = tile[:, :count]
     lower = tuple(places + intercept for places in np.tril_indices(dense - intercept))
     np.testing.assert_array_equal(gram[lower], (before + values @ values.T)[lower])
-    # Rows and columns that only fill up the last block are zero in the tile and so add nothing.
+    # Nothing above the diagonal is touched; columns that only fill up the last block are zero in the tile.
+    upper = np.triu_indices(padded, 1)
+    np.testing.assert_array_equal(gram[upper], before[upper])
     np.testing.assert_array_equal(gram[dense:], before[dense:])
     np.testing.assert_array_equal(gram[:, dense:], before[:, dense:])
     np.testing.assert_array_equal(gram[:, :intercept], before[:, :intercept])

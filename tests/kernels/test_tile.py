@@ -17,7 +17,10 @@ from streamlr.kernels.tile import (
     STORED_TYPES,
     Block,
     Conditioning,
+    add_dense_predictor,
+    add_factor_predictor,
     add_linear_predictor,
+    fill_and_predict,
     fill_outcomes,
     fill_tile,
     start_eta,
@@ -187,6 +190,89 @@ def test_a_column_without_a_coefficient_says_nothing_even_where_it_is_infinite()
     block = replace(block_of(layout), offset=NOTHING)
     add_linear_predictor(block.rows, conditioning_of(layout), np.array([2.0, 0.0]), 0, 3, tile, eta)
     np.testing.assert_array_equal(eta, [2.0, 4.0, 6.0])
+
+
+def filled_and_predicted(
+    block: Block, layout: Layout, coef: np.ndarray, first: int, count: int, reduced: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tile, and what was added to an eta of 0.75."""
+    conditioning = conditioning_of(layout, reduced)
+    tile = np.full((layout.padded, ROWS + 3), MARK)
+    eta = np.full(ROWS + 3, 0.75)
+    fill_and_predict(block.rows, conditioning, coef, first, count, tile, eta, np.full(ROWS + 3, np.nan))
+    assert np.all(tile[layout.dense :] == MARK)
+    assert np.all(tile[:, count:] == MARK)
+    assert np.all(eta[count:] == 0.75)
+    np.testing.assert_array_equal(
+        tile[: layout.dense, :count], filled(block, conditioning, layout, first, count)
+    )
+    return tile, eta[:count]
+
+
+@pytest.mark.parametrize(
+    "types", ["ddddd", "fffff", "dffff", "ffdddd", "ffffddddf", "qqqqq", "bffffihd", "fff"]
+)
+@pytest.mark.parametrize("intercept", [0, 1])
+@pytest.mark.parametrize(("first", "count"), SLICES)
+def test_a_tile_is_filled_and_its_predictor_added_at_once(
+    types: str, intercept: int, first: int, count: int
+) -> None:
+    """Columns of all types, in fours of one type and not."""
+    layout = layout_of(len(types), (3,), intercept)
+    block = block_of(layout)
+    numeric = [column.astype(kind) for column, kind in zip(block.numeric, types, strict=True)]
+    block = replace(block, numeric=numeric)
+    coef = np.where(quarters(np.random.default_rng(5), layout.slots) < 0.0, -0.5, 1.5)
+    tile, eta = filled_and_predicted(block, layout, coef, first, count)
+    X = naive.design_matrix(block, conditioning_of(layout), layout.slots)[first : first + count]
+    dense = layout.dense
+    np.testing.assert_array_equal(eta, 0.75 + X[:, :dense] @ coef[:dense])
+    add_factor_predictor(block.rows, conditioning_of(layout), coef, first, count, tile, eta)
+    np.testing.assert_array_equal(eta, 0.75 + X @ coef)
+
+
+@pytest.mark.parametrize("reduced", [(1,), (2, 4)])
+def test_reduced_columns_are_filled_before_they_are_predicted_from(reduced: tuple[int, ...]) -> None:
+    layout = layout_of(5, (2,), 1)
+    block, coef = block_of(layout), quarters(np.random.default_rng(6), layout.slots)
+    tile, eta = filled_and_predicted(block, layout, coef, 7, 30, reduced)
+    want = np.full(30, 0.75)
+    add_dense_predictor(conditioning_of(layout, reduced), coef, 30, tile, want)
+    np.testing.assert_array_equal(eta, want)
+
+
+@pytest.mark.parametrize("zero", range(6))
+def test_an_infinite_column_without_a_coefficient_is_left_out_of_four(zero: int) -> None:
+    layout = layout_of(5, (), 1)
+    coef = np.full(6, 0.5)
+    coef[zero] = 0.0
+    block = block_of(layout)
+    numeric = np.array(block.numeric)
+    if zero > 0:
+        numeric[zero - 1] = np.inf
+    tile, eta = filled_and_predicted(replace(block, numeric=list(numeric)), layout, coef, 0, ROWS)
+    kept = np.arange(6) != zero
+    np.testing.assert_array_equal(eta, 0.75 + 0.5 * tile[:6][kept][:, :ROWS].sum(axis=0))
+
+
+def test_scales_are_filled_behind_the_dense_columns() -> None:
+    layout = Layout((-1, 0, 1, 2, 3), 3, (2,), hosts=(-1,))
+    rng = np.random.default_rng(7)
+    numeric = [quarters(rng, ROWS).astype(kind) for kind in ("f8", "f8", "f8", "f4")]
+    codes = rng.integers(-1, 2, (1, ROWS)).astype(np.int32)
+    block = Block(numeric, codes, np.zeros(ROWS), NOTHING, NOTHING, NOTHING)
+    centre, scale = quarters(rng, 4), 2.0 ** rng.integers(-3, 4, 4)
+    none = np.empty((0, layout.slots))
+    conditioning = Conditioning(
+        1, centre, scale, 4, layout.padded, 0, layout.starts, np.empty(0, np.int64), none, NOTHING
+    )
+    tiles = np.full((2, layout.padded + 1, ROWS), MARK)
+    fill_tile(block.rows, conditioning, 0, ROWS, tiles[0], np.empty(ROWS))
+    fill_and_predict(
+        block.rows, conditioning, np.ones(layout.slots), 0, ROWS, tiles[1], np.zeros(ROWS), np.empty(ROWS)
+    )
+    np.testing.assert_array_equal(tiles[1], tiles[0])
+    np.testing.assert_array_equal(tiles[1, layout.padded], (numeric[3] - centre[3]) * scale[3])
 
 
 @pytest.mark.parametrize("trials", [False, True])
