@@ -210,7 +210,7 @@ def filled_and_predicted(
 
 
 @pytest.mark.parametrize(
-    "types", ["ddddd", "fffff", "dffff", "ffdddd", "ffffddddf", "qqqqq", "bffffihd", "fff"]
+    "types", ["ddddd", "fffff", "dffff", "ffdddd", "ffffddddf", "qqqqq", "bffffihd", "fffd"]
 )
 @pytest.mark.parametrize("intercept", [0, 1])
 @pytest.mark.parametrize(("first", "count"), SLICES)
