@@ -32,7 +32,14 @@ from streamlr.kernels.machine_code import Compiled
 # argument meanwhile can fail ("dictionary changed size during iteration", seen beside `sparse`).
 entrypoints.init_all()
 
-OPTIONS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "nogil": True, "error_model": "numpy"}
+# Kernels allocate nothing, so that nobody has to count who holds an array: a fifth of compiling.
+OPTIONS = {
+    "_nrt": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "nogil": True,
+    "error_model": "numpy",
+}
 WORD = ir.IntType(64)
 WORDS = WORD.as_pointer()
 # Places in an array object, in words behind its head.
