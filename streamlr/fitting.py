@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,7 @@ from streamlr.climbing import climb, climb_penalised
 from streamlr.conclusion import conclude
 from streamlr.design.absorbing import absorbing
 from streamlr.design.freeze import SeparationPolicy
-from streamlr.design.layout import Layout
 from streamlr.design.learning import LearningTask
-from streamlr.design.levels import load_counters
 from streamlr.design.spec import Spec, WeightType, resolve_spec
 from streamlr.errors import ConvergenceWarning, StreamlrError
 from streamlr.events import Listener, silent
@@ -38,7 +35,6 @@ from streamlr.passes.memory import available_cores, available_memory, parse_size
 from streamlr.passes.run import Workers
 from streamlr.passes.session import Session
 from streamlr.passes.spool import Spool
-from streamlr.passes.sums import load_kernels
 from streamlr.profiling import (
     OWN_SIZE,
     features_to_profile,
@@ -52,7 +48,6 @@ from streamlr.profiling import (
 from streamlr.sampling import parts_to_condition_on, sample_of
 from streamlr.sources.base import Source
 from streamlr.sources.open import open_source
-from streamlr.sources.parquet import ParquetSource
 from streamlr.start import (
     Starts,
     begin,
@@ -65,8 +60,6 @@ from streamlr.surrogate import Surrogate
 
 Floats = NDArray[np.float64]
 
-# With fewer rows nothing is decoded while a thread loads kernels.
-WORTH_A_THREAD = 500_000
 # Types whose values are whole, with the range that the type itself tells where it is small.
 INTEGER_RANGES = {
     pa.bool_(): (0, 1),
@@ -81,7 +74,6 @@ INTEGER_RANGES = {
 # A Hessian in single precision is no one's to report. It steers only where there are passes enough for one in
 # double precision to follow: while it serves decrements fall to 0.4 at most each time.
 PASSES_TO_REPLACE = 30
-SMALLEST_LAYOUT = Layout((-1,), 0, ())
 
 
 def fit(
@@ -225,8 +217,6 @@ def fit(
     if spec.where is not None:
         source = skipping(source, spec.where)
     # BLAS on one thread: its sums must not depend on the machine's load.
-    if (source.rows or 0) >= WORTH_A_THREAD:
-        threading.Thread(target=_load_kernels, args=[source], daemon=True).start()
     with ExitStack() as held:
         held.enter_context(threadpool_limits(1))
         held.enter_context(threads_of_algebra(threads or available_cores()))
@@ -261,15 +251,6 @@ def fit(
             stacklevel=2,
         )
     return model
-
-
-def _load_kernels(source: Source) -> None:
-    """Load or compile what a fit needs in the order in which it is needed: one kernel at a time, and while
-    the largest is compiled others can read and count with those that are there."""
-    if isinstance(source, ParquetSource):
-        source.load_readers()
-    load_counters()
-    load_kernels(SMALLEST_LAYOUT)
 
 
 def advice_on_passes(passes: int, max_passes: int) -> str:

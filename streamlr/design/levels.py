@@ -164,13 +164,6 @@ class LevelCounts:
         return int(self.table[one, ROWS].sum())
 
 
-def load_counters() -> None:
-    """Have the kernels that count compiled, or loaded from the cache, by counting no rows."""
-    nothing = np.empty(0, dtype=np.int32)
-    count_outcomes(nothing, np.empty(0, dtype=np.int8), np.zeros((0, 4)))
-    add_rows(np.zeros((0, 4)), nothing, np.zeros((0, 4)))
-
-
 def _taken(entries: pa.Array, places: NDArray[Any]) -> pa.Array:
     """The entries at `places`. `pa.array` would do for these, but imports pandas."""
     values = np.ascontiguousarray(places, dtype=np.int64)

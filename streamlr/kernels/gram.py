@@ -53,11 +53,51 @@ def add_factor_gradient(tile, slope, rows, conditioning, first, count, gradient)
 def weigh_tile(tile, slope, root, count, dense, intercept, gradient, gram):
     """gradient[j] += sum of slope * tile[j];  tile[j] *= root;  gram[j, 0] += sum of root * tile[j] then
 
-    One loop for all, so that the tile is read once less: 4 ns a row instead of 7 at 29 columns. The products
-    with an intercept come along for nothing; without one they are left out.
+    One loop for all, so that the tile is read once less, and four columns in it, so that slopes and roots are
+    read a quarter as often: 4.5 ns a row instead of 5.2 one by one and 7 in two loops, at 29 columns. The
+    products with an intercept come along for nothing; without one they are left out.
     """
     use_widest_vectors()
-    for j in range(dense):
+    j = 0
+    while j + 4 <= dense:
+        x0 = tile[j]
+        x1 = tile[j + 1]
+        x2 = tile[j + 2]
+        x3 = tile[j + 3]
+        s0 = s1 = s2 = s3 = 0.0
+        t0 = t1 = t2 = t3 = 0.0
+        for i in range(count):
+            y0 = x0[i]
+            y1 = x1[i]
+            y2 = x2[i]
+            y3 = x3[i]
+            s0 += slope[i] * y0
+            s1 += slope[i] * y1
+            s2 += slope[i] * y2
+            s3 += slope[i] * y3
+            y0 *= root[i]
+            y1 *= root[i]
+            y2 *= root[i]
+            y3 *= root[i]
+            t0 += root[i] * y0
+            t1 += root[i] * y1
+            t2 += root[i] * y2
+            t3 += root[i] * y3
+            x0[i] = y0
+            x1[i] = y1
+            x2[i] = y2
+            x3[i] = y3
+        gradient[j] += s0
+        gradient[j + 1] += s1
+        gradient[j + 2] += s2
+        gradient[j + 3] += s3
+        if intercept == 1:
+            gram[j, 0] += t0
+            gram[j + 1, 0] += t1
+            gram[j + 2, 0] += t2
+            gram[j + 3, 0] += t3
+        j += 4
+    while j < dense:
         column = tile[j]
         s = 0.0
         t = 0.0
@@ -70,6 +110,7 @@ def weigh_tile(tile, slope, root, count, dense, intercept, gradient, gram):
         gradient[j] += s
         if intercept == 1:
             gram[j, 0] += t
+        j += 1
 
 
 @kernel

@@ -126,30 +126,6 @@ def _aligned_zeros(rows: int, columns: int) -> Floats:
     return memory.view(np.float64).reshape(rows, columns)
 
 
-def load_kernels(layout: Layout) -> None:
-    """Have the kernels of a pass compiled, or loaded from the cache, by adding a block without rows.
-
-    Loading takes a hundredth of a second and compiling twenty, which a thread can spend while others decode.
-    """
-    nothing = np.empty(0)
-    numeric = [nothing] * (layout.numeric + layout.scaled)
-    codes = np.empty((len(layout.levels), 0), dtype=np.int32)
-    block = Block(numeric, codes, np.empty(0, dtype=np.int8), nothing, nothing, nothing)
-    conditioning = Conditioning(
-        intercept=layout.intercept,
-        centre=np.zeros(len(numeric)),
-        scale=np.ones(len(numeric)),
-        dense=layout.dense,
-        scales=layout.padded,
-        plain=layout.plain,
-        starts=layout.starts,
-        reduced=np.empty(0, dtype=np.int64),
-        gamma=np.empty((0, layout.slots)),
-        stretch=nothing,
-    )
-    Sums(layout, first=False).add(block, conditioning, np.zeros(layout.slots), 0.0, scratch_for(layout))
-
-
 def _ranges_of(block: Block) -> tuple[Floats, Floats]:
     """(q + s,) lowest and highest values of the columns of a block with rows."""
     low, high = np.empty(len(block.numeric)), np.empty(len(block.numeric))

@@ -244,16 +244,6 @@ class ChunkReader:
         return data
 
 
-def load_readers() -> None:
-    """Have the kernels compiled, or loaded from the cache, by reading a chunk of no rows."""
-    nothing = _allocated(0)
-    pages, strip = np.empty((0, FIELDS), dtype=np.int64), np.empty(0, dtype=np.int32)
-    sink = Sink(FOUR_BYTES, nothing, NO_FOURS, NO_EIGHTS, NO_FOURS, NO_EIGHTS)
-    total, _ = walk_pages(nothing, 0, pages)
-    fill_column(nothing, pages, total, False, False, nothing, nothing, sink, strip)
-    split_texts(nothing, 0, 0, np.zeros(1, dtype=np.int32), nothing)
-
-
 def _sink(column: StoredColumn, out: NDArray[Any], dictionary: Bytes) -> Sink:
     memory = out.view(np.uint8)
     if column.stored is np.uint64:

@@ -339,12 +339,6 @@ class ParquetSource:
         ]
         self._statistics: dict[str, ColumnStatistics] = {}
 
-    def load_readers(self) -> None:
-        """Have what reads the parts loaded, which takes 0.03 s, before it is waited for."""
-        from streamlr.sources.column_chunks import load_readers
-
-        load_readers()
-
     def where(self, condition: pc.Expression) -> ParquetSource:
         """This source without the row groups in which `condition` can be true of no row.
 
