@@ -17,6 +17,7 @@ import streamlr
 from streamlr.passes.leaves import Range, leaves_of
 from streamlr.passes.run import Workers
 from streamlr.sources import parquet
+from streamlr.sources.open import open_source
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def test_one_giant_row_group_gives_the_same_bits_on_any_number_of_threads(
     y = rng.random(n) < 1 / (1 + np.exp(-x.sum(axis=0) - (level == "b")))
     table = pa.table({"y": y, "g": level, **{f"x{j}": x[j] for j in range(3)}})
     pq.write_table(table, tmp_path / "one.parquet", row_group_size=n)
-    assert streamlr.sources.open.open_source(tmp_path / "one.parquet").parts[0].giant
+    assert open_source(tmp_path / "one.parquet").parts[0].giant
     fits = [
         streamlr.fit(tmp_path / "one.parquet", target="y", threads=threads, memory=memory)
         for threads in (1, 2, 3)
