@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr import arguments
 from streamlr.design.encoding import Unseen
 from streamlr.model import Model
 from streamlr.model_file import read_model
@@ -59,8 +60,8 @@ def predict(
         model.coef_of_basis,
         open_source(data),
         path,
-        keep=keep,
+        keep=arguments.columns("keep", keep),
         unseen=unseen,
-        threads=threads or available_cores(),
+        threads=available_cores() if threads is None else arguments.whole("threads", threads, least=1),
         done=done,
     )

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from streamlr import arguments
 from streamlr.aliasing import settle_basis
 from streamlr.climbing import climb, climb_penalised
 from streamlr.conclusion import conclude
@@ -181,8 +182,12 @@ def fit(
         StreamlrError: anything wrong with files, columns, formulas or numbers.
     """
     started = time.perf_counter()
-    _check_settings(conf_level, tol, max_passes, threads)
-    clusters = [cluster] if isinstance(cluster, str) else list(cluster)
+    conf_level = arguments.probability("conf_level", conf_level)
+    max_passes = arguments.whole("max_passes", max_passes, least=1)
+    count = available_cores() if threads is None else arguments.whole("threads", threads, least=1)
+    if not arguments.number("tol", tol) > 0.0:
+        raise StreamlrError(f"tol must be positive, not {tol}.")
+    clusters = list(arguments.columns("cluster", cluster))
     choice = CovarianceChoice.of(cov, clusters, small_sample, weight_type, weights is not None)
     if firth:
         from streamlr.inference.firth_fit import check_firth
@@ -190,37 +195,37 @@ def fit(
         check_firth(covariance=choice.kind, weights=weights, weight_type=weight_type, absorb=absorb)
     elif flic:
         raise StreamlrError("flic (--flic) corrects the intercept of a fit by firth (--firth). Ask for both.")
-    profiled = _profiled(ci, profile, choice, absorb_l2)
+    profiled = _profiled(ci, list(arguments.columns("profile", profile)), choice, absorb_l2)
     limit = parse_size(memory) if memory is not None else available_memory() // 4
     resident = resident_bytes()
     source = open_source(data)
     spec = resolve_spec(
         source.schema,
         origin=named(source),
-        formula=formula,
-        target=target,
-        features=features,
-        exclude=tuple(exclude),
-        categorical=tuple(categorical),
-        numeric=tuple(numeric),
-        reference=dict(reference or {}),
+        formula=arguments.text("formula", formula),
+        target=arguments.column("target", target),
+        features=None if features is None else list(arguments.columns("features", features)),
+        exclude=arguments.columns("exclude", exclude),
+        categorical=arguments.columns("categorical", categorical),
+        numeric=arguments.columns("numeric", numeric),
+        reference=arguments.by_column("reference", reference),
         positive=positive,
-        where=where,
+        where=arguments.text("where", where),
         missing=missing,
-        weights=weights,
+        weights=arguments.column("weights", weights),
         weight_type=weight_type,
-        offset=offset,
-        trials=trials,
+        offset=arguments.column("offset", offset),
+        trials=arguments.column("trials", trials),
         clusters=clusters,
     )
-    spec = absorbing(spec, absorb, absorb_l2)
+    spec = absorbing(spec, arguments.column("absorb", absorb), arguments.number("absorb_l2", absorb_l2))
     if spec.where is not None:
         source = skipping(source, spec.where)
     # BLAS on one thread: its sums must not depend on the machine's load.
     with ExitStack() as held:
         held.enter_context(threadpool_limits(1))
-        held.enter_context(threads_of_algebra(threads or available_cores()))
-        workers = held.enter_context(Workers(threads or available_cores()))
+        held.enter_context(threads_of_algebra(count))
+        workers = held.enter_context(Workers(count))
         session = Session(source, workers, on_event, started)
         if spool is not None:
             session.spool = held.enter_context(Spool(os.fspath(spool)))
@@ -263,13 +268,10 @@ def advice_on_passes(passes: int, max_passes: int) -> str:
     )
 
 
-def _profiled(
-    ci: str, profile: Sequence[str], choice: CovarianceChoice, absorb_l2: float
-) -> list[str] | None:
+def _profiled(ci: str, names: list[str], choice: CovarianceChoice, absorb_l2: float) -> list[str] | None:
     """The terms whose intervals to profile, all where the list is empty; None: none."""
     if ci not in ("wald", "profile"):
         raise StreamlrError(f"ci must be wald or profile, not '{ci}'.")
-    names = [profile] if isinstance(profile, str) else list(profile)
     if ci == "wald" and not names:
         return None
     if choice.kind != "nonrobust" or absorb_l2:
@@ -280,17 +282,6 @@ def _profiled(
             f"profile intervals come from the likelihood, which {why}. Leave out one of the two."
         )
     return names
-
-
-def _check_settings(conf_level: float, tol: float, max_passes: int, threads: int | None) -> None:
-    if not 0.0 < conf_level < 1.0:
-        raise StreamlrError(f"conf_level must lie between 0 and 1, not {conf_level}.")
-    if not tol > 0.0:
-        raise StreamlrError(f"tol must be positive, not {tol}.")
-    if max_passes < 1:
-        raise StreamlrError(f"max_passes must be at least 1, not {max_passes}.")
-    if threads is not None and threads < 1:
-        raise StreamlrError(f"threads must be at least 1, not {threads}.")
 
 
 def _maximise(

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr import arguments
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design, terms_with_limits
 from streamlr.design.encoding import Unseen
 from streamlr.design.terms import Factor
-from streamlr.errors import StreamlrError
 from streamlr.inference import fit_statistics
 from streamlr.linear_algebra import Inverse
 
@@ -187,9 +187,7 @@ class Model:
         Wald's, and by the profile likelihood for terms that were profiled, at the level that they were
         profiled for; NaN for an end of those that was not found. Raises `StreamlrError` for another level.
         """
-        wanted = self.conf_level if level is None else level
-        if not 0.0 < wanted < 1.0:
-            raise StreamlrError(f"a confidence level lies between 0 and 1, not at {wanted:g}.")
+        wanted = self.conf_level if level is None else arguments.probability("level", level)
         found = fit_statistics.wald_intervals(self.params, self.bse, wanted)
         if self.profile_bounds is None or wanted != self.profile_level:
             return found

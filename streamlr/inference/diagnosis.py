@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr import arguments
 from streamlr.errors import StreamlrError, did_you_mean
 from streamlr.events import Listener, silent
 from streamlr.inference import fit_statistics
@@ -225,11 +226,10 @@ def diagnose(
     _check(model, groups, top, by)
     with reading_again(model, data, where=where, threads=threads, on_event=on_event) as again:
         names = again.session.source.schema.names
-        keep = [keep] if isinstance(keep, str) else keep
+        keep = tuple(dict.fromkeys(arguments.columns("keep", keep)))
         for name in keep:
             if name not in names:
                 raise StreamlrError(f"no column '{name}' to keep.{did_you_mean(name, names)}")
-        keep = tuple(dict.fromkeys(keep))
         inverse = None if model.design.absorbed is not None else model.conditioned_covariance
         if inverse is not None:
             _check_room(again, top)
@@ -272,10 +272,8 @@ def diagnose(
 
 
 def _check(model: Model, groups: int, top: int, by: str) -> None:
-    if not 2 <= groups <= MOST_GROUPS:
-        raise StreamlrError(f"groups must lie between 2 and {MOST_GROUPS:,}, not {groups:,}.")
-    if not 0 <= top <= MOST_ROWS:
-        raise StreamlrError(f"top must lie between 0 and {MOST_ROWS:,}, not {top:,}.")
+    arguments.whole("groups", groups, 2, MOST_GROUPS)
+    arguments.whole("top", top, 0, MOST_ROWS)
     kind, _, term = by.partition(":")
     if by in CRITERIA[:2]:
         return

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from streamlr import arguments
 from streamlr.errors import StreamlrError
 from streamlr.inference import fit_statistics
 from streamlr.inference.equations import MOST_ROWS, coefficient_blocks, parse_hypotheses
@@ -164,9 +165,7 @@ def wald_test(
         StreamlrError: an unknown or aliased term, a text that is no hypothesis, equations that contradict
             each other, or a covariance that is not positive definite for them together.
     """
-    level = model.conf_level if conf_level is None else conf_level
-    if not 0.0 < level < 1.0:
-        raise StreamlrError(f"a confidence level lies between 0 and 1, not at {level:g}.")
+    level = model.conf_level if conf_level is None else arguments.probability("conf_level", conf_level)
     texts = _texts(hypothesis)
     if texts is None:
         matrix, against = _checked_matrix(model, hypothesis, value)

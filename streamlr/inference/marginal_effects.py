@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr import arguments
 from streamlr.design.columns import Level, find_level
 from streamlr.design.derivatives import is_smooth_in
 from streamlr.design.design import Design, terms_with_limits
@@ -215,11 +216,11 @@ def effects(
     """
     if contrasts not in ("reference", "pairwise"):
         raise StreamlrError(f"contrasts must be 'reference' or 'pairwise', not {contrasts!r}.")
-    level = model.conf_level if conf_level is None else conf_level
-    if not 0.0 < level < 1.0:
-        raise StreamlrError(f"conf_level must lie between 0 and 1, not {level}.")
+    level = model.conf_level if conf_level is None else arguments.probability("conf_level", conf_level)
     columns = _Columns(model.design)
-    slopes, factors, notes = columns.chosen([variables] if isinstance(variables, str) else variables)
+    slopes, factors, notes = columns.chosen(
+        None if variables is None else arguments.columns("variables", variables)
+    )
     holding = columns.held(at)
     settings = tuple(setting for factor in factors for setting in factor.settings)
     with reading_again(model, data, where=where, threads=threads, on_event=on_event) as again:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from streamlr import arguments
 from streamlr.design.basis import Basis
 from streamlr.design.design import Design
 from streamlr.design.where import parse_where
@@ -74,7 +75,8 @@ def reading_again(
     source = open_source(data)
     design = model.design
     check_scorable(design, source, labelled=True)
-    text = where if where is not None else model.provenance.get("where")
+    own = model.provenance.get("where")
+    text = arguments.text("where", where) if where is not None else own
     if text is not None:
         condition = parse_where(text, source.schema, named(source))
         source = skipping(source, condition)
@@ -82,7 +84,7 @@ def reading_again(
     if not source.parts:
         raise StreamlrError(f"{named(source)} has no rows{' that --where keeps' if text else ''} (0 rows).")
     with ExitStack() as held:
-        count = threads or available_cores()
+        count = available_cores() if threads is None else arguments.whole("threads", threads, least=1)
         held.enter_context(threadpool_limits(1))
         held.enter_context(threads_of_algebra(count))
         workers = held.enter_context(Workers(count))

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr import arguments
 from streamlr.design.columns import why_unusable
 from streamlr.design.design import Design
 from streamlr.design.encoding import Tally
@@ -225,10 +226,11 @@ def screen(
             "score tests need an estimate without a penalty, but this model was fitted with "
             f"{ridge if model.firth is None else 'that of Firth'}. Fit it without."
         )
-    if max_levels < 2:
-        raise StreamlrError(f"max_levels must be at least 2, not {max_levels}.")
+    max_levels = arguments.whole("max_levels", max_levels, least=2)
     source = open_source(data)
-    wanted, skipped = _candidates(model, source, [candidates] if isinstance(candidates, str) else candidates)
+    wanted, skipped = _candidates(
+        model, source, None if candidates is None else arguments.columns("candidates", candidates)
+    )
     if not wanted:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:SHOWN_SKIPPED])
         raise StreamlrError(
