@@ -27,6 +27,7 @@ The house, from the top:
                     frozen design; encoding, conditioning, derivatives
     sources/        anything that holds a table, as parts of record batches; column_chunks.py has kernels read
                     numbers and codes of Parquet files
+    arguments.py    what the functions of the package are handed, checked
     kernels/        compiled sums over a block of rows; pages.py reads pages of Parquet; jit.py has them
                     compiled by compiling.py, machine_code.py keeps and loads what that makes
 
