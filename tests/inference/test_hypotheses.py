@@ -502,5 +502,5 @@ def test_huge_and_tiny_multiples_are_the_same_test():
 @pytest.mark.parametrize("level", [0.0, 1.0, 2.0, float("nan")])
 def test_a_level_that_is_none(level):
     model = streamlr.fit({"y": [0, 1, 0, 1, 1], "x": [1.0, 2, 3, 4, 0]}, "y ~ x")
-    with pytest.raises(StreamlrError, match="confidence level lies between 0 and 1"):
+    with pytest.raises(StreamlrError, match="level must lie between 0 and 1"):
         model.conf_int(level)
