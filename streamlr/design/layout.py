@@ -71,8 +71,8 @@ class Layout:
 
     @property
     def padded(self) -> int:
-        """`dense` rounded up so that blocks of 4 numeric columns and of 3 dense ones end inside."""
-        return max(self.intercept + -(-self.numeric // 4) * 4, -(-self.dense // 3) * 3)
+        """`dense` rounded up so that blocks of 4 numeric columns end inside."""
+        return self.intercept + -(-self.numeric // 4) * 4
 
     @cached_property
     def widths(self) -> NDArray[np.int64]:

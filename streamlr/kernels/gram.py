@@ -125,17 +125,17 @@ def narrow_tile(tile, count, dense, single):
 
 
 @summing_kernel
-def add_three(tile, i, j, count, gram):
-    """gram += tile tile' in rows i ... i + 3 and columns j, j + 1, j + 2"""
+def add_three(left, right, i, j, count, products):
+    """products += left right' in rows i ... i + 3 and columns j, j + 1, j + 2, over `count` values"""
     use_widest_vectors()
-    zero = tile.dtype.type(0)
-    a0 = tile[i]
-    a1 = tile[i + 1]
-    a2 = tile[i + 2]
-    a3 = tile[i + 3]
-    b0 = tile[j]
-    b1 = tile[j + 1]
-    b2 = tile[j + 2]
+    zero = left.dtype.type(0)
+    a0 = left[i]
+    a1 = left[i + 1]
+    a2 = left[i + 2]
+    a3 = left[i + 3]
+    b0 = right[j]
+    b1 = right[j + 1]
+    b2 = right[j + 2]
     s00 = s01 = s02 = s10 = s11 = s12 = zero
     s20 = s21 = s22 = s30 = s31 = s32 = zero
     for t in range(count):
@@ -154,18 +154,18 @@ def add_three(tile, i, j, count, gram):
         s30 += a3[t] * y0
         s31 += a3[t] * y1
         s32 += a3[t] * y2
-    gram[i, j] += s00
-    gram[i, j + 1] += s01
-    gram[i, j + 2] += s02
-    gram[i + 1, j] += s10
-    gram[i + 1, j + 1] += s11
-    gram[i + 1, j + 2] += s12
-    gram[i + 2, j] += s20
-    gram[i + 2, j + 1] += s21
-    gram[i + 2, j + 2] += s22
-    gram[i + 3, j] += s30
-    gram[i + 3, j + 1] += s31
-    gram[i + 3, j + 2] += s32
+    products[i, j] += s00
+    products[i, j + 1] += s01
+    products[i, j + 2] += s02
+    products[i + 1, j] += s10
+    products[i + 1, j + 1] += s11
+    products[i + 1, j + 2] += s12
+    products[i + 2, j] += s20
+    products[i + 2, j + 1] += s21
+    products[i + 2, j + 2] += s22
+    products[i + 3, j] += s30
+    products[i + 3, j + 1] += s31
+    products[i + 3, j + 2] += s32
 
 
 @summing_kernel
@@ -256,7 +256,7 @@ def add_gram(tile, count, first, dense, gram):
             twos = (panel - end) % 3
             j = panel
             while j < end - 2 * twos:
-                add_three(tile, i, j, count, gram)
+                add_three(tile, tile, i, j, count, gram)
                 j += 3
             while j < end:
                 add_two(tile, i, j, count, gram)

@@ -8,7 +8,9 @@ columns, whose twelve running sums stay in registers.
 from __future__ import annotations
 
 from streamlr.kernels.block import Scratch
+from streamlr.kernels.gram import add_three
 from streamlr.kernels.jit import kernel, summing_kernel, use_widest_vectors
+from streamlr.kernels.logistic import dot
 from streamlr.kernels.tile import Conditioning, Floats, Rows, fill_tile
 
 # Places in a row of the sums of a candidate z: score r z, curvature c z and c z z.
@@ -37,55 +39,20 @@ def weigh_candidate(candidate, slope, curvature, count, sums):
     sums[SQUARES] += squares
 
 
-@summing_kernel
+@kernel
 def add_tile_products(candidates, number, tile, dense, count, products):
     """products[m, j] += sum of candidates[m] tile[j], for j < `dense`
 
-    Rows of `candidates` and `products` beyond `number`, rounded up to 4, are there and what they hold is of
-    no use; those of `tile` beyond `dense`, rounded up to 3, are there.
+    Rows of `candidates` and `products` beyond `number`, rounded up to BLOCK, are there and what they hold is
+    of no use.
     """
-    use_widest_vectors()
-    for m in range(0, number, 4):
-        a0 = candidates[m]
-        a1 = candidates[m + 1]
-        a2 = candidates[m + 2]
-        a3 = candidates[m + 3]
-        for j in range(0, dense, 3):
-            b0 = tile[j]
-            b1 = tile[j + 1]
-            b2 = tile[j + 2]
-            s00 = s01 = s02 = s10 = s11 = s12 = 0.0
-            s20 = s21 = s22 = s30 = s31 = s32 = 0.0
-            for t in range(count):
-                y0 = b0[t]
-                y1 = b1[t]
-                y2 = b2[t]
-                s00 += a0[t] * y0
-                s01 += a0[t] * y1
-                s02 += a0[t] * y2
-                s10 += a1[t] * y0
-                s11 += a1[t] * y1
-                s12 += a1[t] * y2
-                s20 += a2[t] * y0
-                s21 += a2[t] * y1
-                s22 += a2[t] * y2
-                s30 += a3[t] * y0
-                s31 += a3[t] * y1
-                s32 += a3[t] * y2
-            products[m, j] += s00
-            products[m + 1, j] += s10
-            products[m + 2, j] += s20
-            products[m + 3, j] += s30
-            if j + 1 < dense:
-                products[m, j + 1] += s01
-                products[m + 1, j + 1] += s11
-                products[m + 2, j + 1] += s21
-                products[m + 3, j + 1] += s31
-            if j + 2 < dense:
-                products[m, j + 2] += s02
-                products[m + 1, j + 2] += s12
-                products[m + 2, j + 2] += s22
-                products[m + 3, j + 2] += s32
+    threes = dense // 3 * 3
+    for m in range(0, number, BLOCK):
+        for j in range(0, threes, 3):
+            add_three(candidates, tile, m, j, count, products)
+        for j in range(threes, dense):
+            for k in range(m, m + BLOCK):
+                products[k, j] += dot(candidates[k], tile[j], count)
 
 
 @kernel

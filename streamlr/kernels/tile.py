@@ -164,17 +164,11 @@ def condition(column, centre, scale, target):
 
 
 @kernel
-def condition_and_add(
-    columns,
-    centre,
-    scale,
-    coef,
-    targets,
-    eta,
-):
+def condition_and_add(columns, centre, scale, coef, targets, eta):
     """Of four columns target = z = (column - centre) * scale, and eta += coef z.
 
-    `columns`, `targets`: four arrays each, the first of `eta.size` values; the others four numbers each.
+    `columns`: four arrays (n,), whose n values are worked on; `targets`, four, and `eta` are rows of scratch
+    at least as long; `centre`, `scale` and `coef` four numbers each.
     """
     use_widest_vectors()
     x0, x1, x2, x3 = columns
